@@ -1,0 +1,82 @@
+/**
+ * How a connection ended, as a value. Every connection that was accepted ends with exactly one `CloseReason`: it is in the
+ * server's events and statistics, it goes to `onError`, and its log level follows from it, so that what a hostile or
+ * impatient client can cause at will never fills a log.
+ *
+ * @since 0.1.0
+ */
+import type * as Cause from "effect/Cause"
+import type { SocketError } from "effect/socket/Socket"
+import type { ConnectionError } from "./ConnectionError.ts"
+
+/**
+ * How a connection ended.
+ *
+ * - `Completed`: the handler returned, or let end of input (`Cause.Done`) end it
+ * - `PeerReset`: the peer reset the connection
+ * - `IdleTimeout`: the handler waited for longer than `idleTimeout` on a silent peer
+ * - `HandshakeFailed`: TLS or another handshake did not succeed
+ * - `Refused`: an admission policy or a full queue turned the client away; `policy` names it
+ * - `HandlerFailed`: the handler failed, died, or interrupted itself; `cause` has it
+ * - `Drained`: the server's drain ended it, by end of input while idle or by interruption after `grace`
+ * - `Killed`: cut at the drain's `kill` deadline, or closed through `Server.connections`
+ * - `WorkerCrashed`, `WorkerTimeout`: under worker dispatch, the worker ended, or overran its `timeout`
+ * - `TransportFailed`: the connection was lost for another reason, or the handler let a `ConnectionError` through
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type CloseReason =
+  | { readonly _tag: "Completed" }
+  | { readonly _tag: "PeerReset" }
+  | { readonly _tag: "IdleTimeout" }
+  | { readonly _tag: "HandshakeFailed"; readonly cause: unknown }
+  | { readonly _tag: "Refused"; readonly policy: string }
+  | { readonly _tag: "HandlerFailed"; readonly cause: Cause.Cause<unknown> }
+  | { readonly _tag: "Drained" }
+  | { readonly _tag: "Killed" }
+  | { readonly _tag: "WorkerCrashed"; readonly cause: unknown }
+  | { readonly _tag: "WorkerTimeout" }
+  | { readonly _tag: "TransportFailed"; readonly error: ConnectionError | SocketError }
+
+/** @category constructors @since 0.1.0 */
+export const Completed: CloseReason = { _tag: "Completed" }
+
+/** @category constructors @since 0.1.0 */
+export const PeerReset: CloseReason = { _tag: "PeerReset" }
+
+/** @category constructors @since 0.1.0 */
+export const IdleTimeout: CloseReason = { _tag: "IdleTimeout" }
+
+/** @category constructors @since 0.1.0 */
+export const Refused = (policy: string): CloseReason => ({ _tag: "Refused", policy })
+
+/** @category constructors @since 0.1.0 */
+export const HandlerFailed = (cause: Cause.Cause<unknown>): CloseReason => ({ _tag: "HandlerFailed", cause })
+
+/** @category constructors @since 0.1.0 */
+export const Drained: CloseReason = { _tag: "Drained" }
+
+/** @category constructors @since 0.1.0 */
+export const Killed: CloseReason = { _tag: "Killed" }
+
+/** @category constructors @since 0.1.0 */
+export const TransportFailed = (error: ConnectionError | SocketError): CloseReason => ({ _tag: "TransportFailed", error })
+
+/**
+ * The level at which an ending deserves a line in a log: `Error` for a failure of the server's own code, `Debug` for
+ * everything that a client can bring about.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const logLevel = (self: CloseReason): "Error" | "Debug" => {
+  switch (self._tag) {
+    case "HandlerFailed":
+    case "WorkerCrashed":
+    case "WorkerTimeout":
+      return "Error"
+    default:
+      return "Debug"
+  }
+}

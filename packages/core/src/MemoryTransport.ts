@@ -1,0 +1,254 @@
+/**
+ * Stream transport without a network: connections are pairs of Effect queues in this process. Nothing here reads a real
+ * clock or waits for the event loop, so a whole server, with its timeouts and its drain, runs under `TestClock`.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as NetAddress from "effect/net/NetAddress"
+import * as Queue from "effect/Queue"
+import type * as Scope from "effect/Scope"
+import type { Connection } from "./Connection.ts"
+import { ConnectionImpl, formatAddress } from "./internal/connection.ts"
+import { checkInteger } from "./internal/options.ts"
+import { AddressInUse, ListenError } from "./ListenError.ts"
+import { type Receiver, StreamTransport, type Wire } from "./StreamTransport.ts"
+
+/**
+ * Nobody listens on the address.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class ConnectionRefused extends Data.TaggedError("ConnectionRefused")<{
+  readonly address: NetAddress.SocketAddress
+}> {
+  override get message(): string {
+    return `nobody listens on ${formatAddress(this.address)}: the server is not started, suspended, or drained`
+  }
+}
+
+/** What listens in this process, by name: as the system keeps its table of bound addresses. */
+const listeners = new Map<string, (client: NetAddress.SocketAddress, context: ForkContext) => Wire>()
+let lastName = 0
+const freshName = () => `memory:${++lastName}`
+
+type ForkContext = <A>(effect: Effect.Effect<A>) => Fiber.Fiber<A>
+
+/**
+ * A transport in memory.
+ *
+ * **Details**
+ *
+ * It behaves as the others do: an address in use is an error, a client of a suspended server is refused, output beyond the
+ * high-water mark waits for its reader, half-close works both ways, and writing to a peer that is gone fails.
+ *
+ * **Example** (A handler under test, without a port)
+ *
+ * ```ts
+ * import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+ * import { Effect, Stream } from "effect"
+ *
+ * const Echo = MemoryTransport.stream().pipe(
+ *   Dispatch.serial(),
+ *   Server.serveStream((connection) => Stream.run(connection.bytes, connection.sink))
+ * )
+ *
+ * const program = Effect.gen(function*() {
+ *   const server = yield* Server.Server
+ *   const client = yield* MemoryTransport.connect(server.address)
+ *   yield* client.write("hello\n")
+ *   return yield* client.readLine()
+ * }).pipe(Effect.scoped, Effect.provide(Echo))
+ *
+ * Effect.runPromise(program) // => "hello"
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const stream = (options?: {
+  /** The name to listen on, shown as a unix path. Default: a name that nobody else has. */
+  readonly name?: string | undefined
+  /** How many bytes may lie unread in either direction before a write waits. Default 65,536. */
+  readonly highWaterMark?: number | undefined
+}): Layer.Layer<StreamTransport> =>
+  Layer.succeed(StreamTransport, {
+    name: "memory",
+    steps: [],
+    listen: Effect.fnUntraced(function*(onConnection, at) {
+      const highWaterMark = options?.highWaterMark ?? 65_536
+      yield* checkInteger("highWaterMark", highWaterMark, 1)
+      const name = at !== undefined && NetAddress.isUnixPathAddress(at) ? at.path : options?.name ?? freshName()
+      const address = at ?? NetAddress.unixPathAddress(name)
+      if (listeners.has(name)) {
+        return yield* new ListenError({ reason: new AddressInUse({ address: formatAddress(address) }) })
+      }
+      yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          listeners.set(name, (client, fork) => {
+            const [near, far] = MemoryWire.pair(client, address, highWaterMark, fork)
+            onConnection(far)
+            return near
+          })
+        ),
+        () => Effect.sync(() => listeners.delete(name))
+      )
+      return { address }
+    })
+  })
+
+/**
+ * Connects to a server in memory: the client's side, with everything that a server's connection has. The scope's end closes
+ * it.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const connect = (
+  address: NetAddress.SocketAddress,
+  options?: {
+    /** The address that the server sees as `peer`, for handlers and admission steps that look at it. */
+    readonly from?: NetAddress.SocketAddress | undefined
+  }
+): Effect.Effect<Connection, ConnectionRefused, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.flatMap(Effect.context<never>(), (context) => {
+      const open = NetAddress.isUnixPathAddress(address) ? listeners.get(address.path) : undefined
+      if (open === undefined) return Effect.fail(new ConnectionRefused({ address }))
+      const wire = open(options?.from ?? NetAddress.unixPathAddress(freshName()), Effect.runForkWith(context))
+      return Effect.succeed(new ConnectionImpl(++lastClient, wire, { draining: neverDrains, onReleased: () => {} }))
+    }),
+    (connection) => Effect.sync(() => connection.closeNow())
+  )
+
+let lastClient = 0
+const neverDrains = Latch.makeUnsafe(false)
+const encoder = new TextEncoder()
+
+/** One end of a connection: it owns the queue of what its peer has sent to it, and the fiber that delivers that. */
+class MemoryWire implements Wire {
+  static pair(
+    client: NetAddress.SocketAddress,
+    server: NetAddress.SocketAddress,
+    highWaterMark: number,
+    fork: ForkContext
+  ): [near: MemoryWire, far: MemoryWire] {
+    const near = new MemoryWire(client, server, highWaterMark, fork)
+    const far = new MemoryWire(server, client, highWaterMark, fork)
+    near.other = far
+    far.other = near
+    return [near, far]
+  }
+
+  readonly local: NetAddress.SocketAddress
+  readonly peer: NetAddress.SocketAddress
+  bytesRead = 0
+  bytesWritten = 0
+
+  private readonly highWaterMark: number
+  private readonly fork: ForkContext
+  private other!: MemoryWire
+  private receiver!: Receiver
+  private delivery: Fiber.Fiber<void> | undefined
+  private readonly inbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
+  private readonly flowing = Latch.makeUnsafe(false)
+  private unread = 0
+  private peerWaits = false
+  private closed = false
+
+  constructor(
+    local: NetAddress.SocketAddress,
+    peer: NetAddress.SocketAddress,
+    highWaterMark: number,
+    fork: ForkContext
+  ) {
+    this.local = local
+    this.peer = peer
+    this.highWaterMark = highWaterMark
+    this.fork = fork
+  }
+
+  start(receiver: Receiver): void {
+    this.receiver = receiver
+  }
+
+  resume(): void {
+    this.flowing.openUnsafe()
+    this.delivery ??= this.closed ? undefined : this.fork(this.deliver())
+  }
+
+  pause(): void {
+    this.flowing.closeUnsafe()
+  }
+
+  private deliver(): Effect.Effect<void> {
+    const next = Effect.andThen(this.flowing.await, Queue.take(this.inbox))
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        const chunk = yield* next
+        this.unread -= chunk.length
+        this.bytesRead += chunk.length
+        if (this.peerWaits && this.unread < this.highWaterMark) {
+          this.peerWaits = false
+          this.other.receiver.onDrain()
+        }
+        this.receiver.onData(chunk)
+      }
+    }).pipe(Effect.catch(() => Effect.sync(() => this.receiver.onEnd())))
+  }
+
+  write(chunk: Uint8Array | string): boolean {
+    const { other } = this
+    if (this.closed) return true
+    if (other.closed) {
+      this.lose()
+      return true
+    }
+    // A copy: the writer may use its array again.
+    const bytes = typeof chunk === "string" ? encoder.encode(chunk) : chunk.slice()
+    this.bytesWritten += bytes.length
+    other.unread += bytes.length
+    Queue.offerUnsafe(other.inbox, bytes)
+    other.peerWaits = other.unread >= this.highWaterMark
+    return !other.peerWaits
+  }
+
+  end(): void {
+    Queue.endUnsafe(this.other.inbox)
+  }
+
+  close(): void {
+    this.end()
+    this.release()
+  }
+
+  destroy(reset: boolean): void {
+    if (this.closed) return
+    if (reset) this.other.lose()
+    else this.close()
+    this.release()
+  }
+
+  /** The peer is gone. */
+  private lose(): void {
+    if (this.closed) return
+    this.receiver.onError({ _tag: "Reset" })
+    this.release()
+  }
+
+  private release(): void {
+    if (this.closed) return
+    this.closed = true
+    this.delivery?.interruptUnsafe()
+    Effect.runSync(Queue.shutdown(this.inbox))
+    // Whoever waits to write to this end waits for nothing.
+    if (this.peerWaits) this.other.lose()
+    this.receiver.onClose()
+  }
+}

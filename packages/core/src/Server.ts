@@ -1,0 +1,397 @@
+/**
+ * A server is the running thing: a transport that is bound, a strategy, and a handler, as one scoped resource. Building its
+ * layer binds and starts to accept; closing its scope drains. This module makes servers and says what can be asked of one.
+ *
+ * @since 0.1.0
+ */
+import type * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type { SocketAddress } from "effect/net/NetAddress"
+import type * as Option from "effect/Option"
+import type * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import type * as Stream from "effect/Stream"
+import type { CloseReason } from "./CloseReason.ts"
+import type { Connection } from "./Connection.ts"
+import type { Dispatch } from "./Dispatch.ts"
+import * as internal from "./internal/handleOne.ts"
+import * as running from "./internal/server.ts"
+import type { ListenError } from "./ListenError.ts"
+import type { DrainReport, ServerEvent } from "./ServerEvent.ts"
+import type { StreamTransport } from "./StreamTransport.ts"
+
+/**
+ * A server's deadlines for a drain.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface DrainOptions {
+  /**
+   * How long requests under way may go on before they are interrupted. Default 20 seconds: with `kill` it stays below the
+   * 30 seconds that Kubernetes gives a container, and Docker Compose users set anyway.
+   */
+  readonly grace?: Duration.Input | undefined
+  /** How long, after that, interrupted handlers may take to end before their connections are cut. Default 5 seconds. */
+  readonly kill?: Duration.Input | undefined
+}
+
+/**
+ * What a server can be told.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface ServerOptions<E = never, RError = never, RTimeout = never> {
+  /** A name for people: it shows in `info` and in log lines. Default: the transport's name. */
+  readonly name?: string | undefined
+  /** The deadlines of the drain that closing the server's scope begins. */
+  readonly shutdown?: DrainOptions | undefined
+  /**
+   * How long a handler waits in a read for a silent peer: when nothing was received or written for that long, the read
+   * fails with reason `Timeout`, and the connection closes with `IdleTimeout`. A handler that computes, or waits for
+   * something other than input, is not idle. Default: no limit.
+   */
+  readonly idleTimeout?: Duration.Input | undefined
+  /**
+   * Runs when `idleTimeout` has passed, before the handler's read fails: the moment for a farewell. What it fails with is
+   * logged.
+   */
+  readonly onTimeout?: ((connection: Connection) => Effect.Effect<void, unknown, RTimeout>) | undefined
+  /**
+   * Runs when a handler (or an admission check, as a defect) has failed or died, before the connection closes: Python's
+   * `handle_error`. What it fails with is logged. Default: one log line with the cause, at the level of the close reason,
+   * `Error` for the handler's own failures and `Debug` for what a client can cause.
+   */
+  readonly onError?:
+    | ((cause: Cause.Cause<E>, connection: Connection, reason: CloseReason) => Effect.Effect<void, unknown, RError>)
+    | undefined
+}
+
+/**
+ * The state of a server.
+ *
+ * - `starting`: not bound yet
+ * - `ready`: accepts, and every admitted request runs
+ * - `saturated`: accepts, but requests wait for the strategy to have room
+ * - `suspended`: does not accept, keeps its connections
+ * - `draining`, `stopped`: shutting down; shut down
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Status = "starting" | "ready" | "saturated" | "suspended" | "draining" | "stopped"
+
+/**
+ * What a server is.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Info {
+  readonly name: string
+  readonly address: SocketAddress
+  /** The descriptor of the listening socket, where the platform tells it and while there is one. */
+  readonly descriptor: number | undefined
+  /** The transport's name: `"tcp"`, `"unix"`, `"memory"`. */
+  readonly transport: string
+  /** The strategy's name: `"serial"`, `"fiberPerRequest"`. */
+  readonly strategy: string
+}
+
+/**
+ * What a server has done so far. `accepted` equals `open` plus the sum of `closed`, always.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Stats {
+  /** Clients accepted since the start, refused ones included. */
+  readonly accepted: number
+  /** Connections that are not released yet. */
+  readonly open: number
+  /** Requests that wait for the strategy. */
+  readonly queued: number
+  /** Handlers that run. */
+  readonly inFlight: number
+  /** How many connections ended, by the tag of their `CloseReason`. */
+  readonly closed: Partial<Record<CloseReason["_tag"], number>>
+  /** How many clients were turned away, by policy. */
+  readonly refused: Readonly<Record<string, number>>
+  readonly bytesRead: number
+  readonly bytesWritten: number
+}
+
+/**
+ * What is known of an open connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ConnectionInfo {
+  readonly id: number
+  readonly peer: SocketAddress
+  readonly local: SocketAddress
+  /** Where the connection is in its life: with admission, waiting for the strategy, with the handler, being closed. */
+  readonly state: "admitting" | "queued" | "handling" | "closing"
+  readonly age: Duration.Duration
+  readonly bytesRead: number
+  readonly bytesWritten: number
+  readonly annotations: ReadonlyMap<string, unknown>
+}
+
+/**
+ * The open connections of a server. What is asked about a connection that is gone is `none` or `false`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Connections {
+  readonly list: Effect.Effect<ReadonlyArray<ConnectionInfo>>
+  readonly find: (id: number) => Effect.Effect<Option.Option<ConnectionInfo>>
+  readonly annotate: (id: number, key: string, value: unknown) => Effect.Effect<boolean>
+  /** Ends one connection with `Killed`: its handler is interrupted, what it has written is still sent. */
+  readonly close: (id: number) => Effect.Effect<boolean>
+}
+
+/**
+ * A running server.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Server extends Context.Service<Server, {
+  /** The address that is bound; port 0 is resolved. It stays the same through `suspend` and `resume`. */
+  readonly address: SocketAddress
+  readonly info: Effect.Effect<Info>
+  readonly status: Effect.Effect<Status>
+  readonly stats: Effect.Effect<Stats>
+  readonly connections: Connections
+  /**
+   * What happens from now on, until `Stopped`. A subscriber that is slower than the server loses the oldest events beyond
+   * 1,024.
+   */
+  readonly events: Stream.Stream<ServerEvent>
+  /** Closes the listener and keeps the connections. New clients are refused by the system. Does nothing if suspended. */
+  readonly suspend: Effect.Effect<void>
+  /** Binds the same address again. Does nothing if not suspended; a drained server stays drained. */
+  readonly resume: Effect.Effect<void, ListenError>
+  /**
+   * Stops the server in order: closes the listener, refuses what waits, ends idle connections, lets the others finish until
+   * `grace`, interrupts them, cuts them at `kill`. Closing the server's scope does the same with the `shutdown` options.
+   *
+   * A second drain joins the first, whatever its options. A handler may call it: for that caller it completes when all
+   * other requests are done, so nothing waits for itself.
+   */
+  readonly drain: (options?: DrainOptions) => Effect.Effect<DrainReport>
+  /** Completes when no connection is open. */
+  readonly awaitIdle: Effect.Effect<void>
+}>()("@socketserver/core/Server") {}
+
+/**
+ * A tag of one's own for a server, where one program runs several. Give it to a server with {@link as}.
+ *
+ * **Example** (Two servers in one program)
+ *
+ * ```ts
+ * import { MemoryTransport, Dispatch, Server } from "@socketserver/core"
+ * import { Effect, Layer, Stream } from "effect"
+ *
+ * class Echo extends Server.Service<Echo>()("app/Echo") {}
+ * class Discard extends Server.Service<Discard>()("app/Discard") {}
+ *
+ * const Servers = Layer.merge(
+ *   MemoryTransport.stream().pipe(
+ *     Dispatch.fiberPerRequest(),
+ *     Server.serveStream((connection) => Stream.run(connection.bytes, connection.sink)),
+ *     Server.as(Echo)
+ *   ),
+ *   MemoryTransport.stream().pipe(
+ *     Dispatch.fiberPerRequest(),
+ *     Server.serveStream((connection) => Stream.runDrain(connection.bytes)),
+ *     Server.as(Discard)
+ *   )
+ * )
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const Service = <Self>() =>
+<const Identifier extends string>(
+  identifier: Identifier
+): Context.ServiceClass<Self, Identifier, Server["Service"]> => Context.Service<Self, Server["Service"]>()(identifier)
+
+/**
+ * Provides a server under a tag of one's own instead of `Server`.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const as = <Self>(tag: Context.Service<Self, Server["Service"]>) =>
+<E, R>(server: Layer.Layer<Server, E, R>): Layer.Layer<Self, E, R> =>
+  Layer.effect(tag, Effect.map(Server, (self) => self)).pipe(Layer.provide(server))
+
+/**
+ * A handler of stream requests. When it ends, in whatever way, the connection is closed.
+ *
+ * **Details**
+ *
+ * It may use a `Scope`, whose finalizers run when the handler ends, before the output is flushed and the connection closes;
+ * and the `Server` that it runs in. Everything else it needs is the server layer's requirement.
+ *
+ * What its ending means:
+ *
+ * - success, or failure with `Cause.Done` (end of input that nobody caught): `Completed`
+ * - failure with this connection's `ConnectionError`: the peer's doing, `PeerReset`, `IdleTimeout` or `TransportFailed`
+ * - any other failure, a defect, an interruption of its own making: `HandlerFailed`
+ *
+ * None of them stops the server, or touches another request.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type StreamHandler<E, R> = (connection: Connection) => Effect.Effect<unknown, E, R>
+
+/**
+ * Serves every connection with `handler`, as a scoped effect: completes when the server listens, and drains it when the scope
+ * closes. For embedding without a layer; see {@link serveStream}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeStream: <E, R, RError = never, RTimeout = never>(
+  handler: StreamHandler<E, R>,
+  options?: ServerOptions<NoInfer<E>, RError, RTimeout>
+) => Effect.Effect<
+  Server["Service"],
+  ListenError,
+  StreamTransport | Dispatch | Scope.Scope | Exclude<R | RError | RTimeout, Scope.Scope | Server>
+> = (handler, options) => running.makeStream(Server, handler, options)
+
+/**
+ * Serves every connection with `handler`: the last step of the pipe, from a transport and a strategy to a running server.
+ *
+ * **Details**
+ *
+ * Building the layer binds, after everything that the handler needs was built, so no client is accepted that could not be
+ * served. Closing it drains, before any of that is released. Failure to bind is a `ListenError`.
+ *
+ * **Example** (A server of upper-case lines)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { Stream } from "effect"
+ *
+ * const Upper = NodeTransport.tcp({ port: 9999 }).pipe(
+ *   Dispatch.fiberPerRequest({ maxInFlight: 1024 }),
+ *   Server.serveStream((connection) =>
+ *     connection.lines().pipe(
+ *       Stream.map((line) => `${line.toUpperCase()}\n`),
+ *       Stream.run(connection.sink)
+ *     ))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const serveStream = <E, R, RError = never, RTimeout = never>(
+  handler: StreamHandler<E, R>,
+  options?: ServerOptions<NoInfer<E>, RError, RTimeout>
+) =>
+<E2, R2>(
+  layer: Layer.Layer<StreamTransport | Dispatch, E2, R2>
+): Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError | RTimeout, Scope.Scope | Server>> =>
+  Layer.effect(Server, makeStream(handler, options)).pipe(Layer.provide(layer)) as any
+
+/**
+ * Runs `effect` on a schedule for as long as the server runs: Python's `service_actions`, without its polling. What it fails
+ * with is logged, and the schedule goes on.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const every = <Out, E, R, RSchedule>(
+  schedule: Schedule.Schedule<Out, void, never, RSchedule>,
+  effect: Effect.Effect<unknown, E, R>
+) =>
+<ROut, E2, R2>(server: Layer.Layer<ROut, E2, R2>): Layer.Layer<ROut, E2, R2 | RSchedule | Exclude<R, ROut>> => {
+  const repeated = Effect.repeat(
+    Effect.asVoid(Effect.ignoreCause(effect, { log: "Error", message: "Server.every: the effect failed" })),
+    schedule
+  )
+  return Layer.effectDiscard(Effect.forkScoped(repeated)).pipe(Layer.provideMerge(server)) as any
+}
+
+/**
+ * A listener without a server: it holds the clients that come, until {@link handleOne} takes them one by one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface HeldListener extends internal.HeldListener {}
+
+/**
+ * Binds, and holds the clients that come, up to 128 at a time; beyond that they are closed. For {@link handleOne}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const listen: Effect.Effect<HeldListener, ListenError, StreamTransport | Scope.Scope> = internal.listen
+
+/**
+ * What {@link handleOne} can be told: the options of a server, and how long to wait for a client.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface HandleOneOptions<E = never, RError = never, RTimeout = never>
+  extends Omit<ServerOptions<E, RError>, "onTimeout">
+{
+  /** How long to wait for a client; not for its handler. Default: no limit. */
+  readonly timeout?: Duration.Input | undefined
+  /** Runs when no client came in time: Python's `handle_timeout`. */
+  readonly onTimeout?: Effect.Effect<unknown, never, RTimeout> | undefined
+}
+
+/**
+ * Handles exactly one connection, and says how it ended; `none` if no client came in time. Python's `handle_request`.
+ *
+ * **Details**
+ *
+ * A client that came before is taken at once. A client that an admission step refuses counts as the one. The handler runs
+ * inline, whatever the strategy of a server would be.
+ *
+ * **Example** (One client, within a minute)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Server } from "@socketserver/core"
+ * import { Effect } from "effect"
+ *
+ * const program = Effect.gen(function*() {
+ *   const listener = yield* Server.listen
+ *   yield* Effect.log(`waiting on ${listener.address}`)
+ *   return yield* Server.handleOne(listener, (connection) => connection.write("hello and goodbye\n"), {
+ *     timeout: "1 minute"
+ *   })
+ * }).pipe(Effect.scoped, Effect.provide(NodeTransport.tcp({ port: 9999 })))
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const handleOne: <E, R, RError = never, RTimeout = never>(
+  listener: HeldListener,
+  handler: StreamHandler<E, R>,
+  options?: HandleOneOptions<NoInfer<E>, RError, RTimeout>
+) => Effect.Effect<
+  Option.Option<CloseReason>,
+  ListenError,
+  Exclude<R | RError | RTimeout, Scope.Scope | Server>
+> = (listener, handler, options) => internal.handleOne(Server, listener, handler, options)

@@ -1,0 +1,56 @@
+/**
+ * What happens in a server, as values. `Server.events` is a stream of them; nothing is built while nobody listens.
+ *
+ * @since 0.1.0
+ */
+import type * as Duration from "effect/Duration"
+import type { SocketAddress } from "effect/net/NetAddress"
+import type { CloseReason } from "./CloseReason.ts"
+
+/**
+ * The report of a drain.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DrainReport {
+  /** Connections that were idle: their waiting read saw end of input, and their handler ended. */
+  readonly idleClosed: number
+  /** Requests that were under way and finished by themselves. */
+  readonly completed: number
+  /** Handlers that overstayed `grace`, were interrupted, and ended. */
+  readonly interrupted: number
+  /** Connections that were cut at `kill`. */
+  readonly killed: number
+  /** Requests that had not begun, and were turned away. */
+  readonly refused: number
+  readonly elapsed: Duration.Duration
+}
+
+/**
+ * Something that happened in a server.
+ *
+ * - `Listening`: it accepts, at first or again
+ * - `Accepted`: a client is there; it is not admitted yet
+ * - `Closed`: a connection has ended, and is released; one for every `Accepted`
+ * - `Suspended`: it stopped to accept, and keeps its connections
+ * - `Draining`, `Stopped`: a drain began; it ended, and this is the last event
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ServerEvent =
+  | { readonly _tag: "Listening"; readonly address: SocketAddress }
+  | { readonly _tag: "Accepted"; readonly id: number; readonly peer: SocketAddress }
+  | {
+    readonly _tag: "Closed"
+    readonly id: number
+    readonly peer: SocketAddress
+    readonly reason: CloseReason
+    readonly duration: Duration.Duration
+    readonly bytesRead: number
+    readonly bytesWritten: number
+  }
+  | { readonly _tag: "Suspended" }
+  | { readonly _tag: "Draining" }
+  | { readonly _tag: "Stopped"; readonly report: DrainReport }

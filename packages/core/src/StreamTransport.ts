@@ -1,0 +1,122 @@
+/**
+ * A stream transport is where connections come from: it binds an address and hands over each client it accepts as a
+ * {@link Wire}. This module is the contract between transports and the server. Users of a server need none of it;
+ * whoever writes a new transport implements `listen` and `Wire`, and holds the result to the conformance suite in
+ * `@socketserver/testing`.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type { SocketAddress } from "effect/net/NetAddress"
+import type * as Scope from "effect/Scope"
+import type { Step } from "./Admission.ts"
+import type { ListenError } from "./ListenError.ts"
+
+/**
+ * Where connections come from. Providing a transport binds nothing: the server binds when its own layer is built,
+ * after everything that its handler needs.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class StreamTransport extends Context.Service<StreamTransport, {
+  /** A short name for people, such as `"tcp"`: it shows in `Server.info`. */
+  readonly name: string
+  /** What a connection passes between accept and dispatch, in order. Added to by the steps of `Admission`. */
+  readonly steps: ReadonlyArray<Step>
+  /**
+   * Binds and starts to accept. `onConnection` is called once for every accepted client, synchronously, and never
+   * throws. The scope's end closes the listener (and unlinks a socket file); accepted connections are not touched by it.
+   *
+   * `at` is the address of an earlier listener of this transport, to be bound again when a server resumes; it matters
+   * where the configured address was not final (port 0).
+   */
+  readonly listen: (
+    onConnection: (wire: Wire) => void,
+    at?: SocketAddress | undefined
+  ) => Effect.Effect<Listener, ListenError, Scope.Scope>
+}>()("@socketserver/core/StreamTransport") {}
+
+/**
+ * A bound, accepting socket.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Listener {
+  /** The address that was really bound: port 0 is resolved here. */
+  readonly address: SocketAddress
+  /** The descriptor of the listening socket, where the platform has one and tells it. */
+  readonly descriptor?: number | undefined
+}
+
+/**
+ * The transport's half of one accepted connection: a full-duplex byte stream, driven by calls from the connection and
+ * reporting through a {@link Receiver}.
+ *
+ * **Details**
+ *
+ * 1. `start` is called once, first. Nothing is delivered before `resume`.
+ * 2. After `resume`, input is delivered until `pause`. One delivery that was already under way may still arrive.
+ * 3. After `onEnd` there is no more `onData`; after `onClose` there is nothing at all. `onClose` comes exactly once, after
+ *    `close`, after `destroy`, or when the connection was lost (then `onError` came before it).
+ * 4. Receiver methods may be called from within `write`, `end`, `close` and `destroy`, but not from within `start`,
+ *    `resume` and `pause`.
+ * 5. No method throws, in any state: after `onClose` they do nothing.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Wire {
+  readonly peer: SocketAddress
+  readonly local: SocketAddress
+  readonly bytesRead: number
+  readonly bytesWritten: number
+  readonly start: (receiver: Receiver) => void
+  readonly resume: () => void
+  readonly pause: () => void
+  /**
+   * Takes bytes for output; strings are UTF-8. Always takes all of it: `false` says that the output buffer is at its
+   * high-water mark, and that `onDrain` will follow once it is below.
+   */
+  readonly write: (chunk: Uint8Array | string) => boolean
+  /** Half-close: the peer sees end of input behind everything written so far. Input goes on. */
+  readonly end: () => void
+  /**
+   * Orderly close: what was written is flushed, the peer sees end of input, then the connection is released. A peer
+   * that does not read, or does not close its own side, delays this only up to a bound of the transport's.
+   */
+  readonly close: () => void
+  /** Immediate close: unsent output is lost. With `reset`, the peer sees a reset (TCP RST) where the transport can. */
+  readonly destroy: (reset: boolean) => void
+}
+
+/**
+ * What a {@link Wire} reports to.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Receiver {
+  /** Input. The bytes belong to the receiver from now on: the transport never writes to them again. */
+  readonly onData: (chunk: Uint8Array) => void
+  /** The peer has finished sending. */
+  readonly onEnd: () => void
+  /** The connection is lost. `onClose` follows. */
+  readonly onError: (failure: WireFailure) => void
+  /** Output is below the high-water mark again. */
+  readonly onDrain: () => void
+  /** The connection is released: descriptor closed, nothing follows. */
+  readonly onClose: () => void
+}
+
+/**
+ * How a connection was lost: by the peer's reset, or by something else with a cause.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type WireFailure =
+  | { readonly _tag: "Reset" }
+  | { readonly _tag: "Failed"; readonly cause: unknown }

@@ -1,0 +1,426 @@
+/**
+ * The one implementation of `Connection`, over any transport's `Wire`. One input buffer, at most one waiting read; an Effect
+ * is suspended only where there is really nothing to do yet. Errors are built when somebody observes them.
+ */
+import * as Arr from "effect/Array"
+import type * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as NetAddress from "effect/net/NetAddress"
+import * as Sink from "effect/Sink"
+import type * as Socket from "effect/socket/Socket"
+import * as Stream from "effect/Stream"
+import type * as Connection from "../Connection.ts"
+import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
+import type { Receiver, Wire, WireFailure } from "../StreamTransport.ts"
+import { InputBuffer } from "./inputBuffer.ts"
+import * as Reads from "./reads.ts"
+import { makeSocket } from "./socket.ts"
+
+/**
+ * Input that nobody has asked for yet is held up to here, then the wire is paused: a transport delivers in chunks of its
+ * own size, and pausing after every one would cost more than it saves.
+ */
+const readAhead = 65_536
+
+/** Chunks up to this size in all are joined into one write; a copy of more costs more than a system call. */
+const joinLimit = 65_536
+
+const encoder = new TextEncoder()
+
+interface Waiter {
+  readonly read: Reads.Read<any>
+  readonly resume: (effect: Effect.Effect<any, ConnectionError | Cause.Done>) => void
+  /** Does this read belong to the `socket` view, whose owner may still be computing an answer? */
+  readonly readsAhead: boolean
+}
+
+/** What the owner of a connection (a server, a client's scope) wants to know of it. */
+export interface Owner {
+  /** Opens when the owner drains. */
+  readonly draining: Latch.Latch
+  readonly onReleased: (connection: ConnectionImpl) => void
+}
+
+export class ConnectionImpl implements Connection.Connection, Receiver {
+  readonly id: number
+  readonly wire: Wire
+  private readonly owner: Owner
+
+  private readonly input = new InputBuffer()
+  private waiter: Waiter | undefined
+  private writers: Array<() => void> | undefined
+  private flowing = false
+  private ended = false
+  private outputEnded = false
+  private closedHere = false
+  private destroyed = false
+  private timedOut = false
+  private workInProgress = 0
+  /** Has input arrived since something was last written? Then an answer may be owed. */
+  private unanswered = false
+
+  /** How the connection was lost, if it was. */
+  lost: WireFailure | undefined
+  /** Has the wire been released? */
+  released = false
+  /** Is a waiting read to be ended when it finds the connection idle? */
+  private endWhenIdle = false
+  /** Did a drain end a read? */
+  drained = false
+  annotations: Map<string, unknown> | undefined
+  /** When something last happened, kept only where an idle timeout needs it. */
+  private now: (() => number) | undefined
+  private lastActivity = 0
+
+  constructor(id: number, wire: Wire, owner: Owner) {
+    this.id = id
+    this.wire = wire
+    this.owner = owner
+    wire.start(this)
+  }
+
+  get peer(): NetAddress.SocketAddress {
+    return this.wire.peer
+  }
+
+  get local(): NetAddress.SocketAddress {
+    return this.wire.local
+  }
+
+  // ---- what the wire reports
+
+  onData(chunk: Uint8Array): void {
+    if (this.closedHere) return
+    this.unanswered = true
+    if (this.now !== undefined) this.lastActivity = this.now()
+    this.input.push(chunk)
+    if (this.waiter === undefined) {
+      if (this.input.length >= readAhead && this.flowing) {
+        this.flowing = false
+        this.wire.pause()
+      }
+      return
+    }
+    const result = this.waiter.read.step(this.input, this.fail)
+    if (result !== undefined) this.finishRead(result)
+  }
+
+  onEnd(): void {
+    this.ended = true
+    this.recheckRead()
+  }
+
+  onError(failure: WireFailure): void {
+    this.lost = failure
+    this.recheckRead()
+    this.wakeWriters()
+  }
+
+  onDrain(): void {
+    if (this.now !== undefined) this.lastActivity = this.now()
+    this.wakeWriters()
+  }
+
+  onClose(): void {
+    if (this.released) return
+    this.released = true
+    this.recheckRead()
+    this.wakeWriters()
+    this.owner.onReleased(this)
+  }
+
+  // ---- reads
+
+  private read<A>(
+    read: Reads.Read<A>,
+    readsAhead: boolean
+  ): Effect.Effect<A, ConnectionError | Cause.Done> {
+    return Effect.suspend(() => {
+      if (this.waiter !== undefined) {
+        return Effect.die(
+          new Error(
+            `connection ${this.id}: a read is already waiting; one fiber at a time may read, let the others get their input from it`
+          )
+        )
+      }
+      return this.tryRead(read, readsAhead) ?? Effect.callback<A, ConnectionError | Cause.Done>((resume) => {
+        const waiter: Waiter = { read, resume, readsAhead }
+        this.waiter = waiter
+        if (this.now !== undefined) this.lastActivity = this.now()
+        if (!this.flowing) {
+          this.flowing = true
+          this.wire.resume()
+        }
+        return Effect.sync(() => {
+          if (this.waiter === waiter) this.waiter = undefined
+        })
+      })
+    })
+  }
+
+  /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */
+  private tryRead<A>(
+    read: Reads.Read<A>,
+    readsAhead: boolean
+  ): Effect.Effect<A, ConnectionError | Cause.Done> | undefined {
+    if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
+    const result = read.step(this.input, this.fail)
+    if (result !== undefined) return result
+    if (this.lost !== undefined) return this.failLost(this.lost)
+    if (this.ended || this.released) return read.end(this.input, this.fail)
+    if (this.timedOut) return this.fail(new Timeout({ deadline: "idleTimeout" }))
+    if (this.endWhenIdle && this.isIdle(readsAhead)) {
+      this.drained = true
+      return read.end(this.input, this.fail)
+    }
+    return undefined
+  }
+
+  private finishRead(result: Effect.Effect<any, ConnectionError | Cause.Done>): void {
+    const waiter = this.waiter!
+    this.waiter = undefined
+    waiter.resume(result)
+  }
+
+  /** Something other than input has happened: it may end a waiting read. */
+  private recheckRead(): void {
+    if (this.waiter === undefined) return
+    const result = this.tryRead(this.waiter.read, this.waiter.readsAhead)
+    if (result !== undefined) this.finishRead(result)
+  }
+
+  private isIdle(readsAhead: boolean): boolean {
+    return this.input.length === 0 && this.workInProgress === 0 && !(readsAhead && this.unanswered)
+  }
+
+  // Members that carry a function are made on first use and then kept: they can be passed around without their object, and
+  // a connection that uses three of them pays for three.
+
+  private _pull: Connection.Connection["pull"] | undefined
+  get pull(): Connection.Connection["pull"] {
+    return this._pull ??= this.read(Reads.pull, false)
+  }
+
+  private _readLine: Connection.Connection["readLine"] | undefined
+  get readLine(): Connection.Connection["readLine"] {
+    return this._readLine ??= (options) => Effect.suspend(() => this.read(Reads.line(options?.maxLength), false))
+  }
+
+  get readExactly(): Connection.Connection["readExactly"] {
+    return (length, options) => Effect.suspend(() => this.read(Reads.exactly(length, options?.maxLength), false))
+  }
+
+  get readUntil(): Connection.Connection["readUntil"] {
+    return (delimiter, options) => Effect.suspend(() => this.read(Reads.until(delimiter, options?.maxLength), false))
+  }
+
+  get readAll(): Connection.Connection["readAll"] {
+    // Its `end` never reports the end of input: that is its success.
+    return (options) =>
+      Effect.suspend(() => this.read(Reads.all(options?.maxLength), false) as Effect.Effect<Uint8Array, ConnectionError>)
+  }
+
+  get bytes(): Connection.Connection["bytes"] {
+    return Stream.fromPull(Effect.succeed(Effect.map(this.pull, Arr.of)))
+  }
+
+  get lines(): Connection.Connection["lines"] {
+    return (options) => 
+      Stream.fromPull(
+        Effect.succeed(Effect.suspend(() => this.read(Reads.lines(options?.maxLength), false)))
+      )
+  }
+
+  // ---- writes
+
+  private _write: Connection.Connection["write"] | undefined
+  get write(): Connection.Connection["write"] {
+    return this._write ??= (chunk) => Effect.suspend(() => this.writeNow(chunk))
+  }
+
+  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> {
+    const failure = this.outputFailure()
+    if (failure !== undefined) return failure
+    if (chunk.length === 0) return Effect.void
+    this.unanswered = false
+    if (this.now !== undefined) this.lastActivity = this.now()
+    const below = this.wire.write(chunk)
+    if (this.endWhenIdle) this.recheckRead()
+    return below ? Effect.void : this.drain
+  }
+
+  private _writeAll: Connection.Connection["writeAll"] | undefined
+  get writeAll(): Connection.Connection["writeAll"] {
+    return this._writeAll ??= (chunks) =>
+      Effect.suspend(() => {
+        const joined = join(chunks)
+        return joined === undefined ? Effect.forEach(chunks, this.write, { discard: true }) : this.writeNow(joined)
+      })
+  }
+
+  get sink(): Connection.Connection["sink"] {
+    return Sink.forEachArray(this.writeAll)
+  }
+
+  /** Waits until the output buffer is below its high-water mark. */
+  private get drain(): Effect.Effect<void, ConnectionError> {
+    return Effect.callback<void, ConnectionError>((resume) => {
+      const wake = () =>
+        resume(
+          this.lost !== undefined || this.released || this.destroyed ? this.outputFailure()! : Effect.void
+        )
+      const writers = this.writers ??= []
+      writers.push(wake)
+      return Effect.sync(() => {
+        const index = writers.indexOf(wake)
+        if (index !== -1) writers.splice(index, 1)
+      })
+    })
+  }
+
+  private wakeWriters(): void {
+    const writers = this.writers
+    if (writers === undefined) return
+    this.writers = undefined
+    for (const wake of writers) wake()
+  }
+
+  private outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
+    if (this.lost !== undefined) return this.failLost(this.lost)
+    if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
+    if (this.outputEnded) return this.fail(new Closed({ what: "output" }))
+    if (this.released) return this.fail(new Reset())
+    return undefined
+  }
+
+  get end(): Effect.Effect<void> {
+    return Effect.sync(() => {
+      if (this.outputEnded || this.closedHere) return
+      this.outputEnded = true
+      this.wire.end()
+    })
+  }
+
+  get close(): Effect.Effect<void> {
+    return Effect.sync(() => this.closeNow())
+  }
+
+  get reset(): Effect.Effect<void> {
+    return Effect.sync(() => this.destroyNow(true))
+  }
+
+  /** Orderly close, from here or from the server at the end of the handler. Idempotent. */
+  closeNow(): void {
+    if (this.closedHere) return
+    this.closeInput()
+    this.wire.close()
+  }
+
+  destroyNow(reset: boolean): void {
+    if (this.destroyed) return
+    this.destroyed = true
+    this.closeInput()
+    this.wire.destroy(reset)
+    this.wakeWriters()
+  }
+
+  private closeInput(): void {
+    this.closedHere = true
+    this.input.clear()
+    this.recheckRead()
+  }
+
+  // ---- the server's side
+
+  get draining(): Effect.Effect<void> {
+    return this.owner.draining.await
+  }
+
+  /** From now on a read that finds the connection idle sees end of input; one that waits and is idle sees it now. */
+  startDrain(): void {
+    this.endWhenIdle = true
+    this.recheckRead()
+  }
+
+  get busy(): Connection.Connection["busy"] {
+    return (effect) =>
+      Effect.suspend(() => {
+        this.workInProgress++
+        return Effect.ensuring(
+          effect,
+          Effect.sync(() => {
+            this.workInProgress--
+            if (this.endWhenIdle) this.recheckRead()
+          })
+        )
+      })
+  }
+
+  /** Keeps track of activity from now on, for an idle timeout. */
+  trackActivity(now: () => number): void {
+    this.now = now
+    this.lastActivity = now()
+  }
+
+  /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
+  get silentSince(): number | undefined {
+    return this.waiter === undefined ? undefined : this.lastActivity
+  }
+
+  /** Ends the waiting read, and all later ones, with `Timeout`. */
+  timeOut(): void {
+    this.timedOut = true
+    this.recheckRead()
+  }
+
+  get wasTimedOut(): boolean {
+    return this.timedOut
+  }
+
+  get annotate(): Connection.Connection["annotate"] {
+    return (key, value) =>
+      Effect.sync(() => {
+        ;(this.annotations ??= new Map()).set(key, value)
+      })
+  }
+
+  private _socket: Socket.Socket | undefined
+  get socket(): Socket.Socket {
+    return this._socket ??= makeSocket(this, this.read(Reads.pull, true))
+  }
+
+  // ---- errors
+
+  private readonly fail = (reason: ConnectionError["reason"]): Effect.Effect<never, ConnectionError> =>
+    Effect.fail(new ConnectionError({ reason, connection: this.id, peer: formatAddress(this.peer) }))
+
+  private failLost(failure: WireFailure): Effect.Effect<never, ConnectionError> {
+    return this.fail(failure._tag === "Reset" ? new Reset() : new Failed({ cause: failure.cause }))
+  }
+}
+
+const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
+  if (chunks.length === 1) return chunks[0]!
+  if (chunks.every((chunk) => typeof chunk === "string")) return chunks.join("")
+  let length = 0
+  for (const chunk of chunks) length += chunk.length
+  if (length > joinLimit) return undefined
+  const bytes = chunks.map((chunk) => typeof chunk === "string" ? encoder.encode(chunk) : chunk)
+  const joined = new Uint8Array(bytes.reduce((length, chunk) => length + chunk.length, 0))
+  let offset = 0
+  for (const chunk of bytes) {
+    joined.set(chunk, offset)
+    offset += chunk.length
+  }
+  return joined
+}
+
+/** An address for people: `127.0.0.1:7`, `[::1]:7`, `unix:///run/x.sock`, `unix (unnamed)`. */
+export const formatAddress = (address: NetAddress.SocketAddress): string =>
+  NetAddress.isUnixPathAddress(address) && address.path === "" ? "unix (unnamed)" : NetAddress.formatSocketAddress(address)
+
+/** Closes a client for which there is no server any more. */
+export const discard = (wire: Wire): void => {
+  new ConnectionImpl(0, wire, { draining: Latch.makeUnsafe(false), onReleased: () => {} }).destroyNow(false)
+}

@@ -1,0 +1,35 @@
+/** Options are checked before anything is opened; what is wrong is a `ListenError` that names the option. */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import { InvalidOption, ListenError } from "../ListenError.ts"
+
+export const invalidOption = (option: string, value: unknown, expected: string): ListenError =>
+  new ListenError({ reason: new InvalidOption({ option, value, expected }) })
+
+/** `undefined` passes: the option was not given. */
+export const checkInteger = (
+  option: string,
+  value: number | undefined,
+  least: number,
+  most = Number.MAX_SAFE_INTEGER
+): Effect.Effect<void, ListenError> =>
+  value === undefined || (Number.isSafeInteger(value) && value >= least && value <= most)
+    ? Effect.void
+    : Effect.fail(
+      invalidOption(
+        option,
+        value,
+        most === Number.MAX_SAFE_INTEGER ? `an integer, ${least} or more` : `an integer from ${least} to ${most}`
+      )
+    )
+
+export const checkDuration = (
+  option: string,
+  value: Duration.Input
+): Effect.Effect<Duration.Duration, ListenError> => {
+  const duration = Duration.fromInput(value)
+  return Option.isSome(duration) && Duration.toMillis(duration.value) >= 0
+    ? Effect.succeed(duration.value)
+    : Effect.fail(invalidOption(option, value, "a duration such as \"20 seconds\", 0 or more"))
+}

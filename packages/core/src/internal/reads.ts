@@ -1,0 +1,157 @@
+/**
+ * The ways to take something from an input buffer, each a small state machine: `step` takes the result or says "more" (with
+ * `undefined`), `end` is asked when there is no more. A read remembers how far it has looked, so input that arrives byte by
+ * byte is not searched again from the start.
+ */
+import * as Arr from "effect/Array"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import { type ConnectionError, LimitExceeded, UnexpectedEnd } from "../ConnectionError.ts"
+import type { InputBuffer } from "./inputBuffer.ts"
+
+/** Makes the connection's error of a reason. */
+export type Fail = (reason: LimitExceeded | UnexpectedEnd) => Effect.Effect<never, ConnectionError>
+
+export interface Read<A> {
+  readonly step: (input: InputBuffer, fail: Fail) => Effect.Effect<A, ConnectionError> | undefined
+  readonly end: (input: InputBuffer, fail: Fail) => Effect.Effect<A, ConnectionError | Cause.Done>
+}
+
+export const defaultMaxLength = 65_536
+
+const newline = 10
+const carriageReturn = 13
+const done = Cause.done()
+const encoder = new TextEncoder()
+// A BOM is data on a socket; the decoder's default would drop one at the start of every line.
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+
+const checkedMaxLength = (maxLength: number | undefined): number => {
+  if (maxLength === undefined) return defaultMaxLength
+  if (!(maxLength >= 0)) throw new RangeError(`maxLength is ${maxLength}: expected a number of bytes, 0 or more`)
+  return maxLength
+}
+
+export const pull: Read<Uint8Array> = {
+  step: (input) => input.length === 0 ? undefined : Effect.succeed(input.takeAll()),
+  end: () => done
+}
+
+/** The length of a line whose `\n` is at `index`, without a `\r` before it. */
+const lineLength = (input: InputBuffer, index: number): number =>
+  index > 0 && input.at(index - 1) === carriageReturn ? index - 1 : index
+
+const takeLine = (input: InputBuffer, index: number): string => {
+  const text = decoder.decode(input.peek(lineLength(input, index)))
+  input.skip(index + 1)
+  return text
+}
+
+/** A last line, without a `\n`. */
+const lastLine = (input: InputBuffer, max: number, fail: Fail): Effect.Effect<string, ConnectionError | Cause.Done> => {
+  const length = input.length
+  if (length === 0) return done
+  if (length > max) return fail(new LimitExceeded({ operation: "readLine", limit: max }))
+  return Effect.succeed(decoder.decode(input.take(length)))
+}
+
+/** Are the bytes that are there, none of them a `\n`, already more than a line may have? A `\r` might belong to its end. */
+const pastLine = (input: InputBuffer, max: number): boolean =>
+  input.length > max + 1 || (input.length === max + 1 && input.at(max) !== carriageReturn)
+
+export const line = (maxLength?: number): Read<string> => {
+  const max = checkedMaxLength(maxLength)
+  let searched = 0
+  return {
+    step: (input, fail) => {
+      const index = input.indexOf(newline, searched)
+      if (index === -1 ? pastLine(input, max) : lineLength(input, index) > max) {
+        return fail(new LimitExceeded({ operation: "readLine", limit: max }))
+      }
+      if (index !== -1) return Effect.succeed(takeLine(input, index))
+      searched = input.length
+      return undefined
+    },
+    end: (input, fail) => lastLine(input, max, fail)
+  }
+}
+
+/** All complete lines that are there, at least one. */
+export const lines = (maxLength?: number): Read<NonEmptyReadonlyArray<string>> => {
+  const max = checkedMaxLength(maxLength)
+  let searched = 0
+  return {
+    step: (input, fail) => {
+      const taken: Array<string> = []
+      let index = input.indexOf(newline, searched)
+      while (index !== -1 && lineLength(input, index) <= max) {
+        taken.push(takeLine(input, index))
+        index = input.indexOf(newline, 0)
+      }
+      // A line that is too long fails the read after this one: the lines before it are not lost.
+      if (Arr.isReadonlyArrayNonEmpty(taken)) return Effect.succeed(taken)
+      if (index !== -1 || pastLine(input, max)) return fail(new LimitExceeded({ operation: "lines", limit: max }))
+      searched = input.length
+      return undefined
+    },
+    end: (input, fail) => Effect.map(lastLine(input, max, fail), Arr.of)
+  }
+}
+
+export const exactly = (length: number, maxLength?: number): Read<Uint8Array> => {
+  const max = checkedMaxLength(maxLength)
+  if (!Number.isInteger(length) || length < 0) {
+    throw new RangeError(`readExactly: length is ${length}: expected an integer, 0 or more`)
+  }
+  return {
+    step: (input, fail) => {
+      if (length > max) return fail(new LimitExceeded({ operation: "readExactly", limit: max }))
+      return input.length < length ? undefined : Effect.succeed(input.take(length))
+    },
+    end: (input, fail) => input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readExactly", received: input.length }))
+  }
+}
+
+export const until = (delimiter: string | Uint8Array, maxLength?: number): Read<Uint8Array> => {
+  const max = checkedMaxLength(maxLength)
+  const mark = typeof delimiter === "string" ? encoder.encode(delimiter) : delimiter
+  if (mark.length === 0) throw new RangeError("readUntil: the delimiter is empty")
+  let searched = 0
+  return {
+    step: (input, fail) => {
+      const index = find(input, mark, searched)
+      if (index === -1) {
+        searched = Math.max(0, input.length - mark.length + 1)
+        return searched > max ? fail(new LimitExceeded({ operation: "readUntil", limit: max })) : undefined
+      }
+      if (index > max) return fail(new LimitExceeded({ operation: "readUntil", limit: max }))
+      const bytes = input.take(index)
+      input.skip(mark.length)
+      return Effect.succeed(bytes)
+    },
+    end: (input, fail) => input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readUntil", received: input.length }))
+  }
+}
+
+export const all = (maxLength?: number): Read<Uint8Array> => {
+  const max = checkedMaxLength(maxLength)
+  return {
+    step: (input, fail) => input.length > max ? fail(new LimitExceeded({ operation: "readAll", limit: max })) : undefined,
+    end: (input) => Effect.succeed(input.takeAll())
+  }
+}
+
+const find = (input: InputBuffer, mark: Uint8Array, from: number): number => {
+  let index = input.indexOf(mark[0]!, from)
+  search: while (index !== -1 && index + mark.length <= input.length) {
+    for (let i = 1; i < mark.length; i++) {
+      if (input.at(index + i) !== mark[i]) {
+        index = input.indexOf(mark[0]!, index + 1)
+        continue search
+      }
+    }
+    return index
+  }
+  return -1
+}

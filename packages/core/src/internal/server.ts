@@ -1,0 +1,691 @@
+/**
+ * A running stream server. `ServerImpl` owns the listener, the open connections and their drain; `Entry` is one connection
+ * on its way: accepted, admitted or refused, queued, handled, closed.
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import type { SocketAddress } from "effect/net/NetAddress"
+import * as Option from "effect/Option"
+import * as PubSub from "effect/PubSub"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as Socket from "effect/socket/Socket"
+import * as Stream from "effect/Stream"
+import type { Step } from "../Admission.ts"
+import * as CloseReason from "../CloseReason.ts"
+import { ConnectionError } from "../ConnectionError.ts"
+import { Dispatch, type Request, type Strategy } from "../Dispatch.ts"
+import type { ListenError } from "../ListenError.ts"
+import type {
+  ConnectionInfo,
+  DrainOptions,
+  Info,
+  Server,
+  ServerOptions,
+  Stats,
+  Status,
+  StreamHandler
+} from "../Server.ts"
+import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
+import { type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
+import { ConnectionImpl, discard, formatAddress, type Owner } from "./connection.ts"
+import { checkDuration } from "./options.ts"
+
+type AnyHandler = StreamHandler<unknown, never>
+type Shape = Server["Service"]
+
+/** The `Server` tag comes as a value: its module builds on this one. */
+export type Tag = Context.Service<Server, Shape>
+
+/** Which entry's handler is this? Asked by a drain that must not wait for its own caller. */
+const CurrentEntry = Context.Reference<Entry | undefined>("@socketserver/core/CurrentEntry", {
+  defaultValue: () => undefined
+})
+
+const defaultShutdown = { grace: Duration.seconds(20), kill: Duration.seconds(5) }
+
+interface Deadlines {
+  readonly grace: Duration.Duration
+  readonly kill: Duration.Duration
+}
+
+export const makeStream = Effect.fnUntraced(function*(
+  tag: Tag,
+  handler: StreamHandler<any, any>,
+  options?: ServerOptions<any, any, any>
+) {
+  const dispatch = yield* Dispatch
+  const transport = yield* StreamTransport
+  const strategy = yield* dispatch.make
+  const server = yield* start(tag, transport, { name: dispatch.name, run: strategy }, handler, options)
+  return server.shape
+})
+
+/** Binds, and drains when the scope closes. */
+export const start = Effect.fnUntraced(function*(
+  tag: Tag,
+  transport: StreamTransport["Service"],
+  strategy: { readonly name: string; readonly run: Strategy },
+  handler: StreamHandler<any, any>,
+  options: ServerOptions<any, any, any> = {}
+) {
+  const idleTimeout = options.idleTimeout === undefined
+    ? undefined
+    : yield* checkDuration("idleTimeout", options.idleTimeout)
+  const shutdown = {
+    grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
+    kill: yield* checkDuration("shutdown.kill", options.shutdown?.kill ?? defaultShutdown.kill)
+  }
+  const server = new ServerImpl({
+    tag,
+    transport,
+    strategy,
+    // What they require is in `context`: the public signatures see to it.
+    handler: handler as AnyHandler,
+    options: options as ServerOptions<unknown>,
+    idleTimeout,
+    shutdown,
+    clock: yield* Clock.Clock,
+    context: yield* Effect.context<never>(),
+    events: yield* PubSub.sliding<ServerEvent>(1_024)
+  })
+  yield* Effect.addFinalizer(() => server.drain(shutdown))
+  yield* server.bind()
+  return server
+})
+
+interface Config {
+  readonly tag: Tag
+  readonly transport: StreamTransport["Service"]
+  readonly strategy: { readonly name: string; readonly run: Strategy }
+  readonly handler: AnyHandler
+  readonly options: ServerOptions<unknown>
+  readonly idleTimeout: Duration.Duration | undefined
+  readonly shutdown: Deadlines
+  readonly clock: Clock.Clock
+  readonly context: Context.Context<never>
+  readonly events: PubSub.PubSub<ServerEvent>
+}
+
+type Counts = { -readonly [K in keyof Omit<DrainReport, "elapsed">]: DrainReport[K] }
+
+export class ServerImpl implements Owner {
+  readonly config: Config
+  readonly shape: Shape
+  /** What handlers and hooks run with. */
+  readonly context: Context.Context<never>
+  readonly draining = Latch.makeUnsafe(false)
+  readonly idleMillis: number | undefined
+
+  private state: "starting" | "open" | "suspended" | "draining" | "stopped" = "starting"
+  private listener: (Listener & { readonly close: Effect.Effect<void> }) | undefined
+  private address: SocketAddress | undefined
+  /** One at a time: bind, suspend, resume, and the drain's closing of the listener. */
+  private readonly listening = Semaphore.makeUnsafe(1)
+
+  private readonly entries = new Map<number, Entry>()
+  private lastId = 0
+  accepted = 0
+  queued = 0
+  inFlight = 0
+  private readonly closed: Partial<Record<CloseReason.CloseReason["_tag"], number>> = {}
+  private readonly refused: Record<string, number> = {}
+  private closedBytesRead = 0
+  private closedBytesWritten = 0
+  /** How the latest connection ended. */
+  lastReason: CloseReason.CloseReason | undefined
+
+  /** Effects that wait for something to become true of the open entries. */
+  private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
+  private drained: Deferred.Deferred<DrainReport> | undefined
+  private drainStart = 0
+  private readonly counts: Counts = { idleClosed: 0, completed: 0, interrupted: 0, killed: 0, refused: 0 }
+
+  constructor(config: Config) {
+    this.config = config
+    this.shape = this.makeShape()
+    this.context = Context.add(config.context, config.tag, this.shape)
+    this.idleMillis = config.idleTimeout === undefined ? undefined : Duration.toMillis(config.idleTimeout)
+  }
+
+  readonly now = (): number => this.config.clock.currentTimeMillisUnsafe()
+
+  // ---- listening
+
+  bind(): Effect.Effect<void, ListenError> {
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.suspend(() => {
+        const scope = Scope.makeUnsafe()
+        return restore(this.config.transport.listen((wire) => this.accept(wire), this.address)).pipe(
+          Scope.provide(scope),
+          Effect.tapCause((cause) => Scope.close(scope, Exit.failCause(cause))),
+          Effect.map((listener) => {
+            this.listener = { ...listener, close: Scope.close(scope, Exit.void) }
+            this.address ??= listener.address
+            if (this.state !== "draining") this.state = "open"
+            this.publish(() => ({ _tag: "Listening", address: listener.address }))
+          })
+        )
+      })
+    )
+  }
+
+  private closeListener(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const listener = this.listener
+      this.listener = undefined
+      return listener?.close ?? Effect.void
+    })
+  }
+
+  private get suspend(): Effect.Effect<void> {
+    return this.listening.withPermit(Effect.suspend(() => {
+      if (this.state !== "open") return Effect.void
+      this.state = "suspended"
+      return Effect.andThen(this.closeListener(), Effect.sync(() => this.publish(() => ({ _tag: "Suspended" }))))
+    }))
+  }
+
+  private get resume(): Effect.Effect<void, ListenError> {
+    return this.listening.withPermit(
+      Effect.suspend(() => this.state === "suspended" ? this.bind() : Effect.void)
+    )
+  }
+
+  // ---- connections
+
+  private accept(wire: Wire): void {
+    if (this.state === "draining" || this.state === "stopped") {
+      // The listener had this client in hand when the drain closed it.
+      return discard(wire)
+    }
+    this.accepted++
+    const entry = new Entry(this, ++this.lastId, wire)
+    this.entries.set(entry.id, entry)
+    this.publish(() => ({ _tag: "Accepted", id: entry.id, peer: wire.peer }))
+    entry.begin()
+  }
+
+  onReleased(connection: ConnectionImpl): void {
+    this.entries.get(connection.id)?.onPart()
+  }
+
+  /** An entry has come to its end: it counts, and whoever waits for that is told. */
+  remove(entry: Entry, reason: CloseReason.CloseReason): void {
+    const { wire } = entry.connection
+    this.entries.delete(entry.id)
+    this.closed[reason._tag] = (this.closed[reason._tag] ?? 0) + 1
+    if (reason._tag === "Refused") this.refused[reason.policy] = (this.refused[reason.policy] ?? 0) + 1
+    this.closedBytesRead += wire.bytesRead
+    this.closedBytesWritten += wire.bytesWritten
+    this.lastReason = reason
+    if (this.state === "draining") this.counts[entry.drainOutcome(reason)]++
+    this.publish(() => ({
+      _tag: "Closed",
+      id: entry.id,
+      peer: wire.peer,
+      reason,
+      duration: Duration.millis(this.now() - entry.openedAt),
+      bytesRead: wire.bytesRead,
+      bytesWritten: wire.bytesWritten
+    }))
+    this.checkConditions()
+  }
+
+  private publish(event: () => ServerEvent): void {
+    if (this.config.events.subscribers.size > 0) PubSub.publishUnsafe(this.config.events, event())
+  }
+
+  private until(holds: () => boolean): Effect.Effect<void> {
+    return Effect.callback<void>((resume) => {
+      if (holds()) return resume(Effect.void)
+      const condition = { holds, resume: () => resume(Effect.void) }
+      this.conditions.add(condition)
+      return Effect.sync(() => this.conditions.delete(condition))
+    })
+  }
+
+  private checkConditions(): void {
+    for (const condition of this.conditions) {
+      if (!condition.holds()) continue
+      this.conditions.delete(condition)
+      condition.resume()
+    }
+  }
+
+  // ---- drain
+
+  drain(deadlines: Deadlines): Effect.Effect<DrainReport> {
+    return Effect.withFiber((fiber) => {
+      if (this.drained === undefined) {
+        const drained = this.drained = Deferred.makeUnsafe<DrainReport>()
+        // In a fiber of its own: an impatient caller, or a handler that is interrupted at `grace`, does not stop it.
+        Effect.runForkWith(this.config.context)(
+          Effect.onExit(this.runDrain(deadlines), (exit) => Deferred.done(drained, exit))
+        )
+      }
+      const caller = fiber.getRef(CurrentEntry)
+      if (caller === undefined || caller.server !== this) return Deferred.await(this.drained)
+      caller.waitsForDrain = true
+      this.checkConditions()
+      return Effect.map(this.until(() => this.onlyCallersLeft()), () => this.report())
+    })
+  }
+
+  private onlyCallersLeft(): boolean {
+    for (const entry of this.entries.values()) if (!entry.waitsForDrain) return false
+    return true
+  }
+
+  private report(): DrainReport {
+    return { ...this.counts, elapsed: Duration.millis(this.now() - this.drainStart) }
+  }
+
+  private runDrain({ grace, kill }: Deadlines): Effect.Effect<DrainReport> {
+    return Effect.gen({ self: this }, function*() {
+      this.state = "draining"
+      this.drainStart = this.now()
+      this.publish(() => ({ _tag: "Draining" }))
+      yield* this.listening.withPermit(this.closeListener())
+      for (const entry of this.entries.values()) if (!entry.begun) entry.endEarly(CloseReason.Refused("draining"))
+      // A request may lie in the system's buffers already, unseen. Two turns of the event loop let transports deliver it,
+      // so that its connection does not look idle.
+      yield* Effect.yieldNow
+      yield* Effect.yieldNow
+      this.draining.openUnsafe()
+      for (const entry of this.entries.values()) entry.connection.startDrain()
+      const empty = this.until(() => this.entries.size === 0)
+      if (Option.isNone(yield* Effect.timeoutOption(empty, grace))) {
+        for (const entry of this.entries.values()) entry.interrupt()
+        if (Option.isNone(yield* Effect.timeoutOption(empty, kill))) {
+          for (const entry of this.entries.values()) entry.kill()
+        }
+      }
+      this.state = "stopped"
+      const report = this.report()
+      this.publish(() => ({ _tag: "Stopped", report }))
+      return report
+    })
+  }
+
+  // ---- what can be asked
+
+  private status(): Status {
+    return this.state === "open" ? this.queued > 0 ? "saturated" : "ready" : this.state
+  }
+
+  private info(): Info {
+    const { options, strategy, transport } = this.config
+    return {
+      name: options.name ?? transport.name,
+      address: this.address!,
+      descriptor: this.listener?.descriptor,
+      transport: transport.name,
+      strategy: strategy.name
+    }
+  }
+
+  private stats(): Stats {
+    let bytesRead = this.closedBytesRead
+    let bytesWritten = this.closedBytesWritten
+    for (const { connection } of this.entries.values()) {
+      bytesRead += connection.wire.bytesRead
+      bytesWritten += connection.wire.bytesWritten
+    }
+    return {
+      accepted: this.accepted,
+      open: this.entries.size,
+      queued: this.queued,
+      inFlight: this.inFlight,
+      closed: { ...this.closed },
+      refused: { ...this.refused },
+      bytesRead,
+      bytesWritten
+    }
+  }
+
+  private makeShape(): Shape {
+    const { config, entries } = this
+    const withAddress = { address: () => this.address! }
+    return {
+      get address() {
+        return withAddress.address()
+      },
+      info: Effect.sync(() => this.info()),
+      status: Effect.sync(() => this.status()),
+      stats: Effect.sync(() => this.stats()),
+      connections: {
+        list: Effect.sync(() => Array.from(entries.values(), (entry) => entry.info())),
+        find: (id) => Effect.sync(() => Option.map(Option.fromNullishOr(entries.get(id)), (entry) => entry.info())),
+        annotate: (id, key, value) =>
+          Effect.suspend(() => {
+            const entry = entries.get(id)
+            return entry === undefined ? Effect.succeed(false) : Effect.as(entry.connection.annotate(key, value), true)
+          }),
+        close: (id) => Effect.sync(() => entries.get(id)?.closeByHand() ?? false)
+      },
+      events: Stream.suspend(() =>
+        this.state === "stopped"
+          ? Stream.empty
+          : Stream.takeUntil(Stream.fromPubSub(config.events), (event) => event._tag === "Stopped")
+      ),
+      suspend: this.suspend,
+      resume: this.resume,
+      drain: (options?: DrainOptions) =>
+        Effect.suspend(() =>
+          this.drain({
+            grace: options?.grace === undefined ? config.shutdown.grace : Duration.fromInputUnsafe(options.grace),
+            kill: options?.kill === undefined ? config.shutdown.kill : Duration.fromInputUnsafe(options.kill)
+          })
+        ),
+      awaitIdle: this.until(() => this.entries.size === 0)
+    }
+  }
+}
+
+/** One accepted connection, from accept to release. */
+class Entry implements Request {
+  readonly server: ServerImpl
+  readonly id: number
+  readonly connection: ConnectionImpl
+  readonly openedAt: number
+  state: ConnectionInfo["state"] = "admitting"
+  waitsForDrain = false
+
+  private fiber: Fiber.Fiber<void> | undefined
+  private fiberEnded = false
+  private idleTimer: Fiber.Fiber<void> | undefined
+  /** Decided at most once, by whatever ends the connection first. */
+  private reason: CloseReason.CloseReason | undefined
+  private interruptedByDrain = false
+  private killedByDrain = false
+  private finished = false
+
+  constructor(server: ServerImpl, id: number, wire: Wire) {
+    this.server = server
+    this.id = id
+    this.openedAt = server.now()
+    this.connection = new ConnectionImpl(id, wire, server)
+  }
+
+  /** Has the handler begun? */
+  get begun(): boolean {
+    return this.state === "handling" || this.state === "closing"
+  }
+
+  begin(): void {
+    const { context, idleMillis } = this.server
+    const runFork = Effect.runForkWith(context)
+    if (idleMillis !== undefined) {
+      this.connection.trackActivity(this.server.now)
+      this.idleTimer = runFork(this.watchIdle(idleMillis))
+    }
+    const fiber = this.fiber = runFork(this.life)
+    fiber.addObserver((exit) => this.onFiberEnd(exit))
+  }
+
+  // ---- the way to the handler
+
+  private get life(): Effect.Effect<void> {
+    const { steps } = this.server.config.transport
+    return steps.length === 0
+      ? this.dispatch
+      : Effect.flatMap(this.admit(steps), (admitted) => admitted ? this.dispatch : Effect.void)
+  }
+
+  private admit(steps: ReadonlyArray<Step>): Effect.Effect<boolean> {
+    return Effect.gen({ self: this }, function*() {
+      for (const { check, policy } of steps) {
+        const verdict = yield* Effect.exit(Effect.suspend(() => check(this.connection)))
+        if (Exit.isSuccess(verdict) && verdict.value) continue
+        const reason = this.decide(CloseReason.Refused(policy))
+        if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason)
+        this.connection.closeNow()
+        return false
+      }
+      return true
+    })
+  }
+
+  private get dispatch(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.reason !== undefined) return Effect.void
+      this.state = "queued"
+      this.server.queued++
+      return this.server.config.strategy.run(this)
+    })
+  }
+
+  refuse(policy: string): Effect.Effect<void> {
+    return Effect.withFiber((fiber) => {
+      this.endEarly(CloseReason.Refused(policy), fiber)
+      return Effect.void
+    })
+  }
+
+  /** Ends a request whose handler has not begun: its connection, and its fiber, unless that is the one that asks. */
+  endEarly(reason: CloseReason.CloseReason, asking?: Fiber.Fiber<unknown, unknown>): boolean {
+    if (this.begun || this.reason !== undefined) return false
+    this.decide(reason)
+    this.connection.closeNow()
+    // A fiber that is not known yet is still in its first, synchronous run: it is the one that asks.
+    if (this.fiber !== undefined && this.fiber !== asking) this.fiber.interruptUnsafe()
+    return true
+  }
+
+  // ---- the handler
+
+  get handle(): Effect.Effect<void> {
+    return Effect.uninterruptibleMask((restore) => {
+      if (this.begun) {
+        return Effect.die(new Error(`request ${this.id}: a strategy ran \`handle\` twice`))
+      }
+      if (this.reason !== undefined) return Effect.void
+      this.server.queued--
+      this.state = "handling"
+      this.server.inFlight++
+      const scope = Scope.makeUnsafe()
+      const context = this.server.context.pipe(
+        Context.add(Scope.Scope, scope),
+        Context.add(CurrentEntry, this)
+      )
+      const handler = Effect.suspend(() => this.server.config.handler(this.connection))
+      return Effect.flatMap(
+        Effect.exit(restore(Effect.provideContext(handler, context))),
+        (exit) => this.settle(exit, scope, restore)
+      )
+    })
+  }
+
+  /** The handler has ended: its finalizers, the verdict, the error hook, the close. */
+  private settle(
+    handled: Exit.Exit<unknown, unknown>,
+    scope: Scope.Closeable,
+    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  ): Effect.Effect<void> {
+    const finalizers = Scope.closeUnsafe(scope, handled)
+    const finalized = finalizers === undefined
+      ? Effect.succeed(handled)
+      : Effect.map(Effect.exit(finalizers), (exit) => withFailure(handled, exit))
+    return Effect.flatMap(finalized, (exit) => {
+      const reason = this.decide(this.reasonOf(exit))
+      return isReported(exit)
+        ? Effect.andThen(Effect.exit(restore(this.onError(exit.cause, reason))), this.close)
+        : this.close
+    })
+  }
+
+  private get close(): Effect.Effect<void> {
+    return Effect.sync(() => {
+      this.state = "closing"
+      this.server.inFlight--
+      this.connection.closeNow()
+    })
+  }
+
+  private reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {
+    const { drained, lost, wasTimedOut } = this.connection
+    let error: ConnectionError | Socket.SocketError | undefined
+    if (Exit.isFailure(exit) && !isEnd(exit.cause)) {
+      if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
+      error = connectionErrorOf(exit.cause, this.id)
+      if (error === undefined) return CloseReason.HandlerFailed(exit.cause)
+    }
+    if (wasTimedOut) return CloseReason.IdleTimeout
+    if (lost?._tag === "Reset") return CloseReason.PeerReset
+    if (error !== undefined) return CloseReason.TransportFailed(error)
+    return drained ? CloseReason.Drained : CloseReason.Completed
+  }
+
+  private decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
+    return this.reason ??= reason
+  }
+
+  private onError(cause: Cause.Cause<unknown>, reason: CloseReason.CloseReason): Effect.Effect<void> {
+    const { onError } = this.server.config.options
+    const level = CloseReason.logLevel(reason)
+    const handled = onError === undefined
+      ? Effect.logWithLevel(level)(`connection ${this.id} from ${formatAddress(this.connection.peer)}: ${reason._tag}`, cause)
+      : Effect.suspend(() => onError(cause, this.connection, reason))
+    return Effect.ignoreCause(Effect.provideContext(handled, this.server.context), {
+      log: "Error",
+      message: `onError failed for connection ${this.id}`
+    })
+  }
+
+  // ---- deadlines and ends from outside
+
+  private watchIdle(limit: number): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        const since = this.connection.silentSince
+        const left = since === undefined ? limit : since + limit - this.server.now()
+        if (left <= 0) break
+        yield* Effect.sleep(left)
+      }
+      const { onTimeout } = this.server.config.options
+      if (onTimeout !== undefined) {
+        yield* Effect.ignoreCause(
+          Effect.provideContext(Effect.suspend(() => onTimeout(this.connection)), this.server.context),
+          { log: "Error", message: `onTimeout failed for connection ${this.id}` }
+        )
+      }
+      this.connection.timeOut()
+    })
+  }
+
+  closeByHand(): boolean {
+    if (!this.begun) return this.endEarly(CloseReason.Killed)
+    if (this.reason !== undefined) return false
+    this.decide(CloseReason.Killed)
+    this.fiber?.interruptUnsafe()
+    return true
+  }
+
+  /** The drain's first deadline. */
+  interrupt(): void {
+    if (this.state === "closing") return
+    this.interruptedByDrain = true
+    this.fiber?.interruptUnsafe()
+  }
+
+  /** The drain's last deadline: nobody waits for this connection any more. */
+  kill(): void {
+    this.killedByDrain = true
+    this.decide(CloseReason.Killed)
+    this.connection.destroyNow(false)
+    this.fiber?.interruptUnsafe()
+    this.finish()
+  }
+
+  drainOutcome(reason: CloseReason.CloseReason): keyof Counts {
+    if (this.killedByDrain) return "killed"
+    if (reason._tag === "Refused") return "refused"
+    if (this.interruptedByDrain) return "interrupted"
+    return this.connection.drained ? "idleClosed" : "completed"
+  }
+
+  // ---- the end
+
+  private onFiberEnd(exit: Exit.Exit<void>): void {
+    this.fiberEnded = true
+    this.idleTimer?.interruptUnsafe()
+    if (this.state === "queued") this.server.queued--
+    if (this.reason === undefined) {
+      // The strategy neither ran nor refused it: it failed, or it dropped the request.
+      this.decide(Exit.isFailure(exit) ? CloseReason.HandlerFailed(exit.cause) : CloseReason.Refused("dispatch"))
+    }
+    this.connection.closeNow()
+    this.onPart()
+  }
+
+  /** Ends when both have: the fiber, and the wire. */
+  onPart(): void {
+    if (this.fiberEnded && this.connection.released) this.finish()
+  }
+
+  private finish(): void {
+    if (this.finished) return
+    this.finished = true
+    this.server.remove(this, this.reason!)
+  }
+
+  info(): ConnectionInfo {
+    const { annotations, local, peer, wire } = this.connection
+    return {
+      id: this.id,
+      peer,
+      local,
+      state: this.state,
+      age: Duration.millis(this.server.now() - this.openedAt),
+      bytesRead: wire.bytesRead,
+      bytesWritten: wire.bytesWritten,
+      annotations: new Map(annotations)
+    }
+  }
+}
+
+/** A handler's exit and that of its finalizers: what either failed with is kept. */
+const withFailure = (
+  handled: Exit.Exit<unknown, unknown>,
+  finalized: Exit.Exit<unknown, unknown>
+): Exit.Exit<unknown, unknown> => {
+  if (Exit.isSuccess(finalized)) return handled
+  if (Exit.isSuccess(handled)) return finalized
+  return Exit.failCause(isEnd(handled.cause) ? finalized.cause : Cause.combine(handled.cause, finalized.cause))
+}
+
+const isReported = (exit: Exit.Exit<unknown, unknown>): exit is Exit.Failure<unknown, unknown> =>
+  Exit.isFailure(exit) && !isEnd(exit.cause) && !Cause.hasInterruptsOnly(exit.cause)
+
+/** Does the cause say nothing but "the input has ended", to a reader of the connection or of its `socket`? */
+const isEnd = (cause: Cause.Cause<unknown>): boolean =>
+  cause.reasons.length > 0 && cause.reasons.every((reason) =>
+    Cause.isFailReason(reason) && (
+      Cause.isDone(reason.error) ||
+      (Socket.isSocketError(reason.error) && reason.error.reason._tag === "SocketCloseError" &&
+        reason.error.reason.code === 1000)
+    )
+  )
+
+/** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
+const connectionErrorOf = (
+  cause: Cause.Cause<unknown>,
+  id: number
+): ConnectionError | Socket.SocketError | undefined => {
+  let found: ConnectionError | Socket.SocketError | undefined
+  for (const reason of cause.reasons) {
+    if (!Cause.isFailReason(reason)) return undefined
+    const { error } = reason
+    if (!(error instanceof ConnectionError && error.connection === id) && !Socket.isSocketError(error)) return undefined
+    found = error
+  }
+  return found
+}
