@@ -1,0 +1,84 @@
+/** Binding with `node:net`: one listener for TCP and unix sockets, and Node's errors as `ListenError`. */
+import {
+  AddressInUse,
+  AddressNotAvailable,
+  ListenError,
+  ListenFailed,
+  PermissionDenied
+} from "@socketserver/core/ListenError"
+import type { Listener, Wire } from "@socketserver/core/StreamTransport"
+import * as Effect from "effect/Effect"
+import type { SocketAddress } from "effect/net/NetAddress"
+import type * as Scope from "effect/Scope"
+import * as Net from "node:net"
+import { NodeWire } from "./wire.ts"
+
+export interface ListenConfig {
+  readonly server: Net.ServerOpts
+  readonly listen: Net.ListenOptions
+  /** The address for people, in errors. */
+  readonly address: string
+  /** Runs around the synchronous part of binding, where `umask` applies. */
+  readonly around?: ((bind: () => void) => void) | undefined
+  readonly addressOf: (server: Net.Server) => SocketAddress
+  readonly peerOf: (socket: Net.Socket) => SocketAddress
+  readonly localOf: (socket: Net.Socket, listener: SocketAddress) => SocketAddress
+}
+
+export const listen = (
+  config: ListenConfig,
+  onConnection: (wire: Wire) => void
+): Effect.Effect<Listener, ListenError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.callback<{ readonly server: Net.Server; readonly listener: Listener }, ListenError>((resume) => {
+      // Sockets start paused: nothing is read that nobody pulls.
+      const server = Net.createServer({ ...config.server, pauseOnConnect: true })
+      const onError = (error: NodeJS.ErrnoException) =>
+        resume(Effect.fail(toListenError(error, config.address)))
+      server.once("error", onError)
+      server.once("listening", () => {
+        server.off("error", onError)
+        // Node retries a failing accept by itself; an error here would otherwise end the process.
+        server.on("error", () => {})
+        const address = config.addressOf(server)
+        server.on("connection", (socket) => {
+          onConnection(new NodeWire(socket, config.peerOf(socket), config.localOf(socket, address)))
+        })
+        resume(Effect.succeed({ server, listener: { address, descriptor: descriptorOf(server) } }))
+      })
+      const bind = () => {
+        server.listen(config.listen)
+      }
+      if (config.around === undefined) bind()
+      else config.around(bind)
+      return Effect.sync(() => server.close())
+    }),
+    // `close` gives the descriptor back at once; its callback would wait for the connections too.
+    ({ server }) => Effect.sync(() => server.close())
+  ).pipe(Effect.map(({ listener }) => listener))
+
+/** Node keeps it in an undocumented place, and on Windows nowhere. */
+const descriptorOf = (server: Net.Server): number | undefined => {
+  const fd: unknown = (server as { readonly _handle?: { readonly fd?: unknown } })._handle?.fd
+  return typeof fd === "number" && fd >= 0 ? fd : undefined
+}
+
+const toListenError = (error: NodeJS.ErrnoException, address: string): ListenError => {
+  switch (error.code) {
+    case "EADDRINUSE":
+      return new ListenError({ reason: new AddressInUse({ address }) })
+    case "EACCES":
+    case "EPERM":
+      return new ListenError({ reason: new PermissionDenied({ address }) })
+    case "EADDRNOTAVAIL":
+      return notAvailable(address, "the address does not belong to this machine; use one of its own, or leave the host out for all")
+    case "ENOTFOUND":
+    case "EAI_AGAIN":
+      return notAvailable(address, "the host name is not known; check its spelling, or use an IP address")
+    default:
+      return new ListenError({ reason: new ListenFailed({ address, cause: error }) })
+  }
+}
+
+export const notAvailable = (address: string, detail: string) =>
+  new ListenError({ reason: new AddressNotAvailable({ address, detail }) })

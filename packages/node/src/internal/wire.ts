@@ -1,0 +1,159 @@
+/**
+ * A `net.Socket` as a wire. The socket flows only while the connection wants input; listeners are shared functions that find
+ * their wire on the socket, so that a connection costs no closures.
+ */
+import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { SocketAddress } from "effect/net/NetAddress"
+import type * as Net from "node:net"
+
+/** How long a peer may take to read the last of its output after the handler has ended. */
+const flushTimeout = 30_000
+
+/**
+ * How long a closed connection waits for the peer to close its side too. A socket that is closed with input unread, or
+ * before more input comes, resets the connection, and a reset can take the last answer with it (RFC 1122, 4.2.2.13). So the
+ * output is ended, and input is read and dropped for this long.
+ */
+const lingerTimeout = 1_000
+
+const wireOf = Symbol("socketserver wire")
+type WiredSocket = Net.Socket & { [wireOf]: NodeWire }
+
+export class NodeWire implements Wire {
+  readonly peer: SocketAddress
+  readonly local: SocketAddress
+  private readonly socket: WiredSocket
+  private receiver!: Receiver
+  private peerEnded = false
+  private closing = false
+  private timer: NodeJS.Timeout | undefined
+
+  constructor(socket: Net.Socket, peer: SocketAddress, local: SocketAddress) {
+    this.socket = socket as WiredSocket
+    this.socket[wireOf] = this
+    this.peer = peer
+    this.local = local
+  }
+
+  get bytesRead(): number {
+    return this.socket.bytesRead
+  }
+
+  get bytesWritten(): number {
+    return this.socket.bytesWritten
+  }
+
+  start(receiver: Receiver): void {
+    this.receiver = receiver
+    // The listener was made with `pauseOnConnect`: a data listener does not make the socket flow.
+    this.socket
+      .on("data", onData)
+      .on("end", onEnd)
+      .on("error", onError)
+      .on("drain", onDrain)
+      .on("close", onClose)
+  }
+
+  resume(): void {
+    this.socket.resume()
+  }
+
+  pause(): void {
+    this.socket.pause()
+  }
+
+  write(chunk: Uint8Array | string): boolean {
+    return this.socket.destroyed || this.socket.write(chunk)
+  }
+
+  end(): void {
+    if (!this.socket.writableEnded) this.socket.end()
+  }
+
+  close(): void {
+    const { socket } = this
+    if (this.closing || socket.destroyed) return
+    this.closing = true
+    this.end()
+    if (this.peerEnded && socket.writableLength === 0) return
+    // Now the peer's end of input, or a deadline, ends it.
+    socket.resume()
+    if (socket.writableLength === 0) return this.destroyIn(lingerTimeout)
+    this.destroyIn(flushTimeout)
+    socket.once("finish", onFinish)
+  }
+
+  private destroyIn(millis: number): void {
+    clearTimeout(this.timer)
+    this.timer = setTimeout(destroy, millis, this.socket)
+  }
+
+  destroy(reset: boolean): void {
+    const { socket } = this
+    if (socket.destroyed) return
+    // Only TCP has resets.
+    if (reset && socket.remoteFamily !== undefined) socket.resetAndDestroy()
+    else socket.destroy()
+  }
+
+  // ---- called by the listeners below
+
+  ended(): void {
+    this.peerEnded = true
+    this.receiver.onEnd()
+  }
+
+  finished(): void {
+    if (!this.peerEnded) this.destroyIn(lingerTimeout)
+  }
+
+  failed(error: NodeJS.ErrnoException): void {
+    this.receiver.onError(toFailure(error))
+  }
+
+  closed(): void {
+    clearTimeout(this.timer)
+    this.receiver.onClose()
+  }
+
+  received(chunk: Uint8Array): void {
+    this.receiver.onData(chunk)
+  }
+
+  drained(): void {
+    this.receiver.onDrain()
+  }
+}
+
+function onData(this: Net.Socket, chunk: Uint8Array) {
+  ;(this as WiredSocket)[wireOf].received(chunk)
+}
+
+function onEnd(this: Net.Socket) {
+  ;(this as WiredSocket)[wireOf].ended()
+}
+
+function onError(this: Net.Socket, error: NodeJS.ErrnoException) {
+  ;(this as WiredSocket)[wireOf].failed(error)
+}
+
+function onDrain(this: Net.Socket) {
+  ;(this as WiredSocket)[wireOf].drained()
+}
+
+function onClose(this: Net.Socket) {
+  ;(this as WiredSocket)[wireOf].closed()
+}
+
+function onFinish(this: Net.Socket) {
+  ;(this as WiredSocket)[wireOf].finished()
+}
+
+const destroy = (socket: Net.Socket) => {
+  socket.destroy()
+}
+
+const toFailure = (error: NodeJS.ErrnoException): WireFailure =>
+  error.code === "ECONNRESET" || error.code === "EPIPE" || error.code === "ECONNABORTED"
+    ? { _tag: "Reset" }
+    : { _tag: "Failed", cause: error }
