@@ -62,7 +62,8 @@ export class InvalidOption extends Data.TaggedError("InvalidOption")<{
   readonly expected: string
 }> {
   override get message(): string {
-    return `option \`${this.option}\` is ${this.value === undefined ? "missing" : JSON.stringify(this.value) ?? String(this.value)}: expected ${this.expected}`
+    const value = typeof this.value === "string" ? JSON.stringify(this.value) : String(this.value)
+    return `option \`${this.option}\` is ${this.value === undefined ? "missing" : value}: expected ${this.expected}`
   }
 }
 

@@ -34,7 +34,12 @@ export class ConnectionRefused extends Data.TaggedError("ConnectionRefused")<{
 }
 
 /** What listens in this process, by name: as the system keeps its table of bound addresses. */
-const listeners = new Map<string, (client: NetAddress.SocketAddress, context: ForkContext) => Wire>()
+const listeners = new Map<string, Bound>()
+
+interface Bound {
+  readonly highWaterMark: number
+  readonly onConnection: (wire: Wire) => void
+}
 let lastName = 0
 const freshName = () => `memory:${++lastName}`
 
@@ -90,13 +95,7 @@ export const stream = (options?: {
         return yield* new ListenError({ reason: new AddressInUse({ address: formatAddress(address) }) })
       }
       yield* Effect.acquireRelease(
-        Effect.sync(() =>
-          listeners.set(name, (client, fork) => {
-            const [near, far] = MemoryWire.pair(client, address, highWaterMark, fork)
-            onConnection(far)
-            return near
-          })
-        ),
+        Effect.sync(() => listeners.set(name, { highWaterMark, onConnection })),
         () => Effect.sync(() => listeners.delete(name))
       )
       return { address }
@@ -119,10 +118,14 @@ export const connect = (
 ): Effect.Effect<Connection, ConnectionRefused, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.flatMap(Effect.context<never>(), (context) => {
-      const open = NetAddress.isUnixPathAddress(address) ? listeners.get(address.path) : undefined
-      if (open === undefined) return Effect.fail(new ConnectionRefused({ address }))
-      const wire = open(options?.from ?? NetAddress.unixPathAddress(freshName()), Effect.runForkWith(context))
-      return Effect.succeed(new ConnectionImpl(++lastClient, wire, { draining: neverDrains, onReleased: () => {} }))
+      const bound = NetAddress.isUnixPathAddress(address) ? listeners.get(address.path) : undefined
+      if (bound === undefined) return Effect.fail(new ConnectionRefused({ address }))
+      const from = options?.from ?? NetAddress.unixPathAddress(freshName())
+      const [near, far] = MemoryWire.pair(from, address, bound.highWaterMark, Effect.runForkWith(context))
+      const client = new ConnectionImpl(++lastClient, near, { draining: neverDrains, onReleased: () => {} })
+      // The handler may run right here, up to its first wait: by now the client's end is there to hear of it.
+      bound.onConnection(far)
+      return Effect.succeed(client)
     }),
     (connection) => Effect.sync(() => connection.closeNow())
   )

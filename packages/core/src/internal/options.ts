@@ -28,8 +28,9 @@ export const checkDuration = (
   option: string,
   value: Duration.Input
 ): Effect.Effect<Duration.Duration, ListenError> => {
-  const duration = Duration.fromInput(value)
-  return Option.isSome(duration) && Duration.toMillis(duration.value) >= 0
+  // `Duration` reads NaN as zero.
+  const duration = Number.isNaN(value) ? Option.none() : Duration.fromInput(value)
+  return Option.isSome(duration) && !Duration.isNegative(duration.value)
     ? Effect.succeed(duration.value)
-    : Effect.fail(invalidOption(option, value, "a duration such as \"20 seconds\", 0 or more"))
+    : Effect.fail(invalidOption(option, value, "a duration of 0 or more, such as \"20 seconds\""))
 }
