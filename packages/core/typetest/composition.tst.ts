@@ -1,0 +1,157 @@
+/** What composes, and what must not compile: the pipe's order and the kinds of requests are in the types. */
+import {
+  Admission,
+  type Connection,
+  type ConnectionError,
+  type DatagramTransport,
+  Dispatch,
+  type ListenError,
+  MemoryTransport,
+  Server,
+  type StreamTransport,
+  Transport
+} from "@socketserver/core"
+import { type Cause, Context, Effect, type Layer, Schedule, type Scope, Stream } from "effect"
+import type { SocketServer } from "effect/socket"
+import { describe, expect, test } from "tstyche"
+
+class Store extends Context.Service<Store, { readonly get: Effect.Effect<string, "storeFailed"> }>()("Store") {}
+
+declare const datagrams: Layer.Layer<DatagramTransport.DatagramTransport>
+
+const stream = MemoryTransport.stream()
+const echo = (connection: Connection.Connection) => Stream.run(connection.bytes, connection.sink)
+
+describe("a server", () => {
+  test("is a transport, a strategy and a handler", () => {
+    expect(stream.pipe(Dispatch.serial(), Server.serveStream(echo)))
+      .type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+    expect(stream.pipe(Dispatch.fiberPerRequest(), Server.serveStream(echo)))
+      .type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+  })
+
+  test("requires what its handler needs, but neither its Scope nor the Server itself", () => {
+    const handler = () =>
+      Effect.gen(function*() {
+        yield* Effect.addFinalizer(() => Effect.void)
+        const server = yield* Server.Server
+        yield* server.stats
+        return yield* Effect.flatMap(Store, (store) => store.get)
+      })
+    expect(stream.pipe(Dispatch.serial(), Server.serveStream(handler)))
+      .type.toBe<Layer.Layer<Server.Server, ListenError.ListenError, Store>>()
+    expect(Server.makeStream(handler)).type.toBe<
+      Effect.Effect<
+        Server.Server["Service"],
+        ListenError.ListenError,
+        StreamTransport.StreamTransport | Dispatch.Dispatch | Scope.Scope | Store
+      >
+    >()
+  })
+
+  test("types the connection of an inline handler, and the cause in `onError` by what the handler fails with", () => {
+    stream.pipe(
+      Dispatch.serial(),
+      Server.serveStream(
+        (connection) => {
+          expect(connection).type.toBe<Connection.Connection>()
+          return Effect.fail("typed" as const)
+        },
+        {
+          onError: (cause) => {
+            expect(cause).type.toBe<Cause.Cause<"typed">>()
+            return Effect.void
+          }
+        }
+      )
+    )
+  })
+
+  test("requires what its hooks need", () => {
+    expect(stream.pipe(
+      Dispatch.serial(),
+      Server.serveStream(echo, { onError: () => Effect.flatMap(Store, (store) => store.get) })
+    )).type.toBe<Layer.Layer<Server.Server, ListenError.ListenError, Store>>()
+  })
+
+  test("can have a tag of its own, and only that", () => {
+    class Echo extends Server.Service<Echo>()("Echo") {}
+    expect(stream.pipe(Dispatch.serial(), Server.serveStream(echo), Server.as(Echo)))
+      .type.toBe<Layer.Layer<Echo, ListenError.ListenError>>()
+    expect(Server.as).type.not.toBeCallableWith(Store)
+  })
+
+  test("can have work on a schedule, which may use it", () => {
+    expect(stream.pipe(
+      Dispatch.serial(),
+      Server.serveStream(echo),
+      Server.every(Schedule.spaced("1 second"), Effect.flatMap(Server.Server, (server) => server.stats))
+    )).type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+  })
+
+  test("bridges to and from Effect's SocketServer", () => {
+    expect(stream.pipe(Dispatch.serial(), Transport.toSocketServer()))
+      .type.toBe<Layer.Layer<SocketServer.SocketServer | Server.Server, ListenError.ListenError>>()
+  })
+})
+
+describe("what must not compile", () => {
+  test("a stream handler on datagrams", () => {
+    expect(datagrams.pipe).type.not.toBeCallableWith(Dispatch.serial(), Server.serveStream(echo))
+    expect(Server.serveStream(echo)).type.not.toBeCallableWith(datagrams.pipe(Dispatch.serial()))
+  })
+
+  test("a server without a dispatch", () => {
+    expect(Server.serveStream(echo)).type.not.toBeCallableWith(stream)
+    expect(Server.serveStream(echo)).type.toBeCallableWith(stream.pipe(Dispatch.serial()))
+    expect(Transport.toSocketServer()).type.not.toBeCallableWith(stream)
+  })
+
+  test("the pipe in the wrong order", () => {
+    const server = stream.pipe(Dispatch.serial(), Server.serveStream(echo))
+    expect(Dispatch.serial()).type.not.toBeCallableWith(server)
+    expect(Dispatch.serial()).type.not.toBeCallableWith(stream.pipe(Dispatch.serial()))
+    const verify = Admission.verify(() => Effect.succeed(true))
+    expect(verify).type.toBeCallableWith(stream)
+    // Behind the dispatch, a transport's step gives a transport again: there is no strategy left to serve with.
+    expect(Server.serveStream(echo)).type.not.toBeCallableWith(verify(stream.pipe(Dispatch.serial())))
+    expect(Server.serveStream(echo)).type.toBeCallableWith(verify(stream).pipe(Dispatch.serial()))
+    expect(verify).type.not.toBeCallableWith(server)
+    expect(verify).type.not.toBeCallableWith(datagrams)
+  })
+
+  test("a handler that is not an effect", () => {
+    expect(Server.serveStream).type.not.toBeCallableWith(() => 1)
+    expect(Server.serveStream).type.not.toBeCallableWith((connection: Connection.Connection, more: string) =>
+      connection.write(more)
+    )
+  })
+
+  test("an option that does not exist, or has the wrong type", () => {
+    expect(Server.serveStream).type.not.toBeCallableWith(echo, { idleTimeot: "1 second" })
+    expect(Dispatch.fiberPerRequest).type.not.toBeCallableWith({ maxInFlight: "10" })
+    expect(Dispatch.serial).type.not.toBeCallableWith({ queue: { overflow: "dropNewest" } })
+  })
+})
+
+describe("a connection", () => {
+  test("reports end of input as `Done`, apart from its errors", () => {
+    expect<Connection.Connection["readLine"]>().type.toBe<
+      (options?: Connection.ReadOptions) => Effect.Effect<string, ConnectionError.ConnectionError | Cause.Done>
+    >()
+    expect<Connection.Connection["readAll"]>().type.toBe<
+      (options?: Connection.ReadOptions) => Effect.Effect<Uint8Array, ConnectionError.ConnectionError>
+    >()
+  })
+
+  test("lets its reasons be caught by tag", () => {
+    const read = (connection: Connection.Connection) => connection.readLine()
+    const caught = (connection: Connection.Connection) =>
+      read(connection).pipe(
+        Effect.catchReason("ConnectionError", "LimitExceeded", (reason) => Effect.succeed(reason.limit))
+      )
+    expect(caught).type.toBe<
+      (connection: Connection.Connection) => Effect.Effect<string | number, ConnectionError.ConnectionError | Cause.Done>
+    >()
+  })
+})
