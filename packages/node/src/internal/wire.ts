@@ -100,6 +100,8 @@ export class NodeWire implements Wire {
 
   ended(): void {
     this.peerEnded = true
+    // Node would do so only after its listeners, and after what they write.
+    if (!this.socket.allowHalfOpen) this.end()
     this.receiver.onEnd()
   }
 
