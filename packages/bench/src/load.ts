@@ -1,0 +1,177 @@
+/**
+ * The load generator: a process of its own, closed loop (the next request goes out when an answer is complete), that
+ * compares every byte it receives. It reads into one buffer per connection (`onread`), so that it costs less than what it
+ * measures.
+ */
+import * as Net from "node:net"
+import type { Workload } from "./workloads.ts"
+
+export interface LoadCommand {
+  readonly workload: Workload
+  readonly target: Net.NetConnectOpts
+  readonly warmup: number
+  readonly duration: number
+}
+
+export interface LoadResult {
+  readonly requests: number
+  readonly bytes: number
+  readonly seconds: number
+  /** Microseconds. */
+  readonly p50: number
+  readonly p99: number
+  readonly p999: number
+  readonly errors: number
+}
+
+/** A request of a workload: a line of `size` bytes. The service for lines gives it back too. */
+const requestOf = (size: number): Buffer => {
+  const request = Buffer.alloc(size)
+  for (let i = 0; i < size - 1; i++) request[i] = 97 + (i * 7) % 26
+  request[size - 1] = 10
+  return request
+}
+
+/** Latencies in buckets of 1 % width, from 1 µs to some minutes. */
+class Histogram {
+  private readonly buckets = new Uint32Array(2_048)
+  private count = 0
+
+  add(micros: number): void {
+    this.buckets[Math.min(2_047, Math.floor(Math.log(Math.max(1, micros)) / Math.log(1.01)))]!++
+    this.count++
+  }
+
+  quantile(q: number): number {
+    let rest = this.count * q
+    for (let i = 0; i < this.buckets.length; i++) {
+      rest -= this.buckets[i]!
+      if (rest <= 0 && this.count > 0) return 1.01 ** i
+    }
+    return 0
+  }
+}
+
+const now = () => performance.now() * 1_000
+
+const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
+  const { connections, depth, kind, size } = workload
+  const one = requestOf(size)
+  const first = Buffer.concat(Array.from({ length: depth }, () => one))
+  let histogram = new Histogram()
+  let requests = 0
+  let bytes = 0
+  let errors = 0
+  let measuring = false
+  let stopped = false
+
+  /** One connection's life; resolves when it is closed. */
+  const client = () =>
+    new Promise<void>((resolve) => {
+      const buffer = Buffer.allocUnsafe(65_536)
+      let position = 0
+      let sentAt = 0
+      const began = now()
+      const socket = Net.connect({
+        ...target,
+        noDelay: true,
+        onread: {
+          buffer,
+          callback: (length: number) => {
+            let answered = 0
+            for (let at = 0; at < length;) {
+              const part = Math.min(length - at, size - position)
+              if (one.compare(buffer, at, at + part, position, position + part) !== 0) errors++
+              at += part
+              position += part
+              if (position === size) {
+                position = 0
+                answered++
+              }
+            }
+            if (measuring) bytes += length
+            if (answered === 0) return true
+            const time = now()
+            if (measuring) {
+              requests += answered
+              // Of requests that are answered together, the first has waited longest.
+              for (let i = 0; i < answered; i++) histogram.add(time - (kind === "churn" ? began : sentAt))
+            }
+            if (stopped || kind === "churn") socket.end()
+            else {
+              sentAt = time
+              socket.write(answered === 1 ? one : first.subarray(0, answered * size))
+            }
+            return true
+          }
+        }
+      } as Net.NetConnectOpts)
+      socket.on("connect", () => {
+        sentAt = now()
+        socket.write(first)
+      })
+      socket.on("error", () => {
+        if (!stopped) errors++
+      })
+      socket.on("close", () => resolve())
+    })
+
+  const loop = async () => {
+    do await client()
+    while (kind === "churn" && !stopped)
+  }
+  const all = Promise.all(Array.from({ length: connections }, loop))
+  await sleep(warmup)
+  histogram = new Histogram()
+  process.send!({ begin: true })
+  measuring = true
+  const began = now()
+  await sleep(duration)
+  measuring = false
+  const seconds = (now() - began) / 1e6
+  process.send!({ end: true })
+  stopped = true
+  await all
+  return {
+    requests,
+    bytes,
+    seconds,
+    p50: histogram.quantile(0.5),
+    p99: histogram.quantile(0.99),
+    p999: histogram.quantile(0.999),
+    errors
+  }
+}
+
+const sleep = (millis: number) => new Promise<void>((resolve) => setTimeout(resolve, millis))
+
+/** Holds idle connections until told to let go: for the memory of a connection, and for the time that a drain takes. */
+let held: Array<Net.Socket> = []
+
+const hold = async ({ count, target }: { readonly count: number; readonly target: Net.NetConnectOpts }) => {
+  for (let i = 0; i < count; i += 100) {
+    held.push(
+      ...await Promise.all(Array.from({ length: Math.min(100, count - i) }, () =>
+        new Promise<Net.Socket>((resolve, reject) => {
+          const socket = Net.connect(target, () => resolve(socket))
+          socket.on("error", reject)
+          socket.resume()
+        })))
+    )
+  }
+  return held.length
+}
+
+const release = () => {
+  for (const socket of held) socket.destroy()
+  held = []
+}
+
+process.on("message", (command: { run?: LoadCommand; hold?: Parameters<typeof hold>[0]; release?: true }) => {
+  if (command.run !== undefined) run(command.run).then((result) => process.send!({ result }))
+  if (command.hold !== undefined) hold(command.hold).then((held) => process.send!({ held }))
+  if (command.release !== undefined) {
+    release()
+    process.send!({ released: true })
+  }
+})

@@ -1,0 +1,175 @@
+/**
+ * The benchmark: every server in turn under every workload, for several rounds, interleaved, so that a noisy moment of the
+ * machine hits all of them. Prints ratios to raw `node:net`; see docs/benchmarks.md.
+ *
+ *     pnpm bench            all of it, some minutes
+ *     pnpm bench --short    under a minute
+ *     pnpm bench --only ping,churn   workloads whose name has one of the words
+ *     pnpm bench --json     the figures as JSON, after the tables
+ */
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { parseArgs } from "node:util"
+import { memoryBench } from "./memory.ts"
+import { canPin, python, type ServerProcess, startLoad, startNodeServer, startPythonServer } from "./processes.ts"
+import { type Workload, workloads } from "./workloads.ts"
+
+const { values: flags } = parseArgs({
+  options: {
+    short: { type: "boolean", default: false },
+    json: { type: "boolean", default: false },
+    only: { type: "string", default: "" },
+    servers: { type: "string", default: "" },
+    rounds: { type: "string" },
+    duration: { type: "string" }
+  }
+})
+const rounds = Number(flags.rounds ?? (flags.short ? 1 : 5))
+const duration = Number(flags.duration ?? (flags.short ? 400 : 1_500))
+const warmup = flags.short ? 200 : 400
+const words = (list: string) => list === "" ? undefined : list.split(",")
+const wanted = (name: string, list: string) => words(list)?.some((word) => name.includes(word)) ?? true
+
+interface Contender {
+  readonly name: string
+  readonly start: (workload: Workload) => Promise<ServerProcess>
+  readonly takes: (workload: Workload) => boolean
+}
+
+let sockets = 0
+const pathFor = (workload: Workload) =>
+  workload.transport === "unix" ? join(tmpdir(), `socketserver-bench-${process.pid}-${++sockets}.sock`) : undefined
+
+const node = (name: string, file: string, style?: string): Contender => ({
+  name,
+  start: (workload) => startNodeServer(file, workload.service, pathFor(workload), style),
+  takes: () => true
+})
+const py = (name: string, strategy: string): Contender => ({
+  name,
+  start: (workload) => startPythonServer(strategy, workload.service),
+  // One thread for each of 1,000 connections says little about anything.
+  takes: (workload) => python && workload.transport === "tcp" && workload.connections <= 64
+})
+
+const contenders: ReadonlyArray<Contender> = [
+  node("raw", "raw"),
+  node("ours", "ours", "loop"),
+  node("ours (stream)", "ours", "stream"),
+  node("effect", "effect"),
+  ...(flags.short ? [] : [
+    node("node:stream", "nodeStream"),
+    py("python threads", "threading"),
+    py("python asyncio", "asyncio")
+  ])
+].filter(({ name }) => name === "raw" || wanted(name, flags.servers))
+
+interface Sample {
+  readonly rate: number
+  readonly cpu: number
+  readonly p50: number
+  readonly p99: number
+  readonly p999: number
+  readonly errors: number
+}
+
+const median = (values: ReadonlyArray<number>) => {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
+}
+
+const fixed = (value: number, digits = 2) => Number.isFinite(value) ? value.toFixed(digits) : "–"
+
+const table = (rows: ReadonlyArray<ReadonlyArray<string>>) => {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)))
+  for (const row of rows) {
+    console.log(row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  "))
+  }
+}
+
+const load = startLoad()
+const report: Record<string, Record<string, ReadonlyArray<Sample>>> = {}
+
+console.log(
+  `Node ${process.version}, ${rounds} round(s) of ${duration} ms, ${
+    canPin ? "servers on core 0, load on core 1" : "not pinned"
+  }. Ratios to raw node:net, the median of the rounds' own ratios [lowest, highest].\n`
+)
+
+const benchWorkload = async (workload: Workload) => {
+  const servers = await Promise.all(
+    contenders.filter(({ takes }) => takes(workload)).map(async (contender) => ({
+      name: contender.name,
+      process: await contender.start(workload),
+      samples: [] as Array<Sample>
+    }))
+  )
+  for (let round = 0; round < rounds; round++) {
+    // Alternating directions: the machine's drift within a round is no server's advantage.
+    for (const server of round % 2 === 0 ? servers : [...servers].reverse()) {
+      const result = await load.run({ workload, target: server.process.target, warmup, duration }, server.process.cpu)
+      server.samples.push({
+        rate: (workload.kind === "bulk" ? result.bytes / 1e6 : result.requests) / result.seconds,
+        cpu: result.cpu / (workload.kind === "bulk" ? result.bytes / 1e6 : result.requests),
+        p50: result.p50,
+        p99: result.p99,
+        p999: result.p999,
+        errors: result.errors
+      })
+    }
+  }
+  for (const { process } of servers) process.stop()
+
+  report[workload.name] = Object.fromEntries(servers.map(({ name, samples }) => [name, samples]))
+  const raw = servers[0]!.samples
+  const ratios = (samples: ReadonlyArray<Sample>, pick: (sample: Sample) => number) => {
+    const each = samples.map((sample, round) => pick(sample) / pick(raw[round]!))
+    return `${fixed(median(each))} [${fixed(Math.min(...each))}, ${fixed(Math.max(...each))}]`
+  }
+  const unit = workload.kind === "bulk" ? "MB" : "req"
+  table([
+    [workload.name, "throughput ÷ raw", `CPU/${unit} ÷ raw`, "p99 ÷ raw", "p99.9 ÷ raw", `${unit}/s`, `µs CPU/${unit}`, "p50 µs", "errors"],
+    ...servers.map(({ name, samples }) => [
+      name,
+      ratios(samples, ({ rate }) => rate),
+      ratios(samples, ({ cpu }) => cpu),
+      fixed(median(samples.map(({ p99 }, i) => p99 / raw[i]!.p99))),
+      fixed(median(samples.map(({ p999 }, i) => p999 / raw[i]!.p999))),
+      fixed(median(samples.map(({ rate }) => rate)), 0),
+      fixed(median(samples.map(({ cpu }) => cpu)), 1),
+      fixed(median(samples.map(({ p50 }) => p50)), 0),
+      String(samples.reduce((sum, { errors }) => sum + errors, 0))
+    ])
+  ])
+  console.log()
+}
+
+/** Resident memory of an idle connection, and how long a drain with a thousand of them takes. */
+const benchIdle = async () => {
+  const count = flags.short ? 1_000 : 5_000
+  const rows: Array<Array<string>> = []
+  let rawBytes = 0
+  for (const contender of contenders.filter(({ name }) => !name.startsWith("python"))) {
+    const server = await contender.start(workloads[0]!)
+    // The first connections make the process grow once; what counts is each one after them.
+    await load.hold(200, server.target)
+    const before = await server.memory()
+    await load.hold(count, server.target)
+    const each = (await server.memory() - before) / count
+    if (contender.name === "raw") rawBytes = each
+    const drain = await server.drain()
+    await load.release()
+    server.stop()
+    rows.push([contender.name, fixed(each / rawBytes), fixed(each / 1_024, 1), drain === undefined ? "–" : fixed(drain, 0)])
+    report["idle connections"] = { ...report["idle connections"], [contender.name]: [{ bytes: each, drain } as never] }
+  }
+  table([[`memory × ${count}`, "÷ raw", "KiB each", `drain ms (${count + 200})`], ...rows])
+  console.log()
+}
+
+for (const workload of workloads) if (wanted(workload.name, flags.only)) await benchWorkload(workload)
+if (wanted("memory idle drain", flags.only)) await benchIdle()
+if (wanted("in-memory", flags.only)) await memoryBench(duration)
+load.stop()
+if (flags.json) console.log(JSON.stringify(report))

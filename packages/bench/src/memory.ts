@@ -1,0 +1,44 @@
+/** The in-memory transport and the start of a server: what a test suite pays. */
+import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+
+const Echo = Effect.map(
+  Effect.suspend(() =>
+    Layer.build(
+      MemoryTransport.stream().pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveStream((connection) => Effect.forever(Effect.flatMap(connection.pull, connection.write)))
+      )
+    )
+  ),
+  Context.get(Server.Server)
+)
+
+export const memoryBench = async (duration: number): Promise<void> => {
+  const exchanges = Effect.gen(function*() {
+    const server = yield* Echo
+    const client = yield* MemoryTransport.connect(server.address)
+    const request = new Uint8Array(64)
+    const began = performance.now()
+    let count = 0
+    while (performance.now() - began < duration) {
+      yield* client.write(request)
+      yield* client.pull
+      count++
+    }
+    return count / (performance.now() - began) * 1_000
+  })
+  const lifetimes = Effect.gen(function*() {
+    const began = performance.now()
+    let count = 0
+    while (performance.now() - began < duration) {
+      yield* Effect.scoped(Effect.flatMap(Echo, (server) => MemoryTransport.connect(server.address)))
+      count++
+    }
+    return (performance.now() - began) / count
+  })
+  console.log(`in-memory transport: ${(await Effect.runPromise(Effect.scoped(exchanges))).toFixed(0)} requests/s on one connection`)
+  console.log(`in-memory server, started, one client, drained: ${(await Effect.runPromise(lifetimes)).toFixed(2)} ms`)
+}

@@ -1,0 +1,119 @@
+/**
+ * The processes of a benchmark: servers on one core, the load generator on another, where the system lets them be pinned.
+ */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process"
+import { readFileSync } from "node:fs"
+import { availableParallelism } from "node:os"
+import { fileURLToPath } from "node:url"
+import type { LoadCommand, LoadResult } from "./load.ts"
+import type { Usage } from "./servers/control.ts"
+
+export const canPin = availableParallelism() > 1 && spawnSync("taskset", ["-V"]).status === 0
+export const python = spawnSync("python3", ["--version"]).status === 0
+
+const start = (core: number, command: string, args: ReadonlyArray<string>, ipc: boolean): ChildProcess => {
+  const [file, all] = canPin
+    ? ["taskset", ["-c", String(core), command, ...args]] as const
+    : [command, args] as const
+  return spawn(file, all, { stdio: ["ignore", ipc ? "inherit" : "pipe", "inherit", ...(ipc ? ["ipc" as const] : [])] })
+}
+
+/** The next message that has the given key. */
+const receive = <A>(child: ChildProcess, key: string): Promise<A> =>
+  new Promise((resolve, reject) => {
+    const onMessage = (message: any) => {
+      if (!(key in message)) return
+      child.off("message", onMessage)
+      child.off("exit", onExit)
+      resolve(message[key])
+    }
+    const onExit = (code: number | null) => reject(new Error(`a process of the benchmark ended with code ${code}`))
+    child.on("message", onMessage)
+    child.once("exit", onExit)
+  })
+
+const script = (name: string) => fileURLToPath(new URL(name, import.meta.url))
+
+export interface ServerProcess {
+  readonly target: { readonly host: string; readonly port: number } | { readonly path: string }
+  /** CPU time so far, in microseconds. */
+  readonly cpu: () => Promise<number>
+  readonly memory: () => Promise<number>
+  /** The time that a drain took, in milliseconds, where the server has one. */
+  readonly drain: () => Promise<number | undefined>
+  readonly stop: () => void
+}
+
+export const startNodeServer = async (
+  file: string,
+  service: string,
+  path: string | undefined,
+  style?: string
+): Promise<ServerProcess> => {
+  const args = [script(`./servers/${file}.ts`), service, ...(path === undefined ? style === undefined ? [] : [""] : [path])]
+  const child = start(0, process.execPath, style === undefined ? args : [...args, style], true)
+  const address = await receive<{ port?: number; path?: string }>(child, "ready")
+  const ask = async (what: "cpu" | "memory" | "drain") => {
+    const answer = new Promise<{ usage: Usage; drained?: number }>((resolve) => child.once("message", resolve as never))
+    child.send({ ask: what })
+    return await answer
+  }
+  return {
+    target: address.path === undefined ? { host: "127.0.0.1", port: address.port! } : { path: address.path },
+    cpu: async () => (await ask("cpu")).usage.cpu,
+    memory: async () => (await ask("memory")).usage.rss,
+    drain: async () => (await ask("drain")).drained,
+    stop: () => child.kill("SIGKILL")
+  }
+}
+
+export const startPythonServer = async (strategy: string, service: string): Promise<ServerProcess> => {
+  const child = start(0, "python3", [script("./servers/python.py"), strategy, service], false)
+  const port = await new Promise<number>((resolve) => child.stdout!.once("data", (data) => resolve(Number(data))))
+  return {
+    target: { host: "127.0.0.1", port },
+    cpu: () => Promise.resolve(systemCpu(child.pid!)),
+    memory: () => Promise.resolve(Number.NaN),
+    drain: () => Promise.resolve(undefined),
+    stop: () => child.kill("SIGKILL")
+  }
+}
+
+/** User and system time of another process, in microseconds, as Linux has it: in hundredths of a second. */
+const systemCpu = (pid: number): number => {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ")
+    return (Number(fields[11]) + Number(fields[12])) * 10_000
+  } catch {
+    return Number.NaN
+  }
+}
+
+export const startLoad = () => {
+  const child = start(1, process.execPath, [script("./load.ts")], true)
+  return {
+    /** Runs one workload; `cpu` is asked at the beginning and the end of what is measured. */
+    run: async (command: LoadCommand, cpu: () => Promise<number>) => {
+      const begin = receive<true>(child, "begin")
+      const end = receive<true>(child, "end")
+      const result = receive<LoadResult>(child, "result")
+      child.send({ run: command })
+      await begin
+      const before = await cpu()
+      await end
+      const after = await cpu()
+      return { ...await result, cpu: after - before }
+    },
+    hold: async (count: number, target: ServerProcess["target"]) => {
+      const held = receive<number>(child, "held")
+      child.send({ hold: { count, target } })
+      return await held
+    },
+    release: async () => {
+      const released = receive<true>(child, "released")
+      child.send({ release: true })
+      return await released
+    },
+    stop: () => child.kill("SIGKILL")
+  }
+}

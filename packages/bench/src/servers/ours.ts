@@ -1,0 +1,46 @@
+/** This project: fiber per request, the handlers as its users write them. */
+import { Dispatch, Server } from "@socketserver/core"
+import { NodeTransport } from "@socketserver/node"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as NetAddress from "effect/net/NetAddress"
+import * as Stream from "effect/Stream"
+import { control, listenPath, ready, service } from "./control.ts"
+
+/** `loop`: pulls and writes; `stream`: the same as a stream. */
+const style = process.argv[4] ?? "loop"
+
+const handlers: Record<string, Server.StreamHandler<any, never>> = {
+  "echo loop": (connection) =>
+    Effect.forever(Effect.flatMap(connection.pull, connection.write), { disableYield: true }),
+  "echo stream": (connection) => Stream.run(connection.bytes, connection.sink),
+  "lines loop": (connection) =>
+    Effect.forever(Effect.flatMap(connection.readLine(), (line) => connection.write(`${line}\n`)), { disableYield: true }),
+  "lines stream": (connection) =>
+    connection.lines().pipe(Stream.map((line) => `${line}\n`), Stream.run(connection.sink))
+}
+
+const program = Effect.gen(function*() {
+  const transport = listenPath === undefined || listenPath === ""
+    ? NodeTransport.tcp({ host: "127.0.0.1", port: 0 })
+    : NodeTransport.unix({ path: listenPath })
+  const server = Context.get(
+    yield* Layer.build(
+      transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!))
+    ),
+    Server.Server
+  )
+  control({
+    drain: async () => {
+      const began = performance.now()
+      await Effect.runPromise(server.drain())
+      return performance.now() - began
+    }
+  })
+  const { address } = server
+  ready(NetAddress.isInetAddress(address) ? { port: address.port } : { path: address.path })
+  return yield* Effect.never
+})
+
+Effect.runFork(Effect.scoped(program))

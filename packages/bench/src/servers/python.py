@@ -1,0 +1,52 @@
+"""Python's servers, for comparison: ThreadingTCPServer or asyncio, echo or lines. Prints its port."""
+import asyncio
+import socket
+import socketserver
+import sys
+
+strategy, service = sys.argv[1], sys.argv[2]
+
+
+class Handler(socketserver.StreamRequestHandler):
+    disable_nagle_algorithm = True
+
+    def handle(self):
+        try:
+            if service == "lines":
+                for line in self.rfile:
+                    self.wfile.write(line)
+            else:
+                while data := self.request.recv(65536):
+                    self.request.sendall(data)
+        except ConnectionError:
+            pass
+
+
+class Threading(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 511
+
+
+async def answer(reader, writer):
+    try:
+        while data := await (reader.readline() if service == "lines" else reader.read(65536)):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+async def run_asyncio():
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=511)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if strategy == "threading":
+    with Threading(("127.0.0.1", 0), Handler) as server:
+        print(server.server_address[1], flush=True)
+        server.serve_forever()
+else:
+    asyncio.run(run_asyncio())

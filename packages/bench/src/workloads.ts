@@ -1,0 +1,36 @@
+/**
+ * The workloads: what a client does, on how many connections, and which service it needs. One table, read by the load
+ * generator, the servers and the report.
+ */
+export interface Workload {
+  readonly name: string
+  /** `echo` gives back every byte; `lines` answers every line with that line. */
+  readonly service: "echo" | "lines"
+  readonly transport: "tcp" | "unix"
+  readonly connections: number
+  /** The bytes of one request; its answer has as many. */
+  readonly size: number
+  /** How many requests are under way on a connection at a time. */
+  readonly depth: number
+  /** `exchange` goes on for ever, `churn` has a connection for every request, `bulk` counts bytes. */
+  readonly kind: "exchange" | "churn" | "bulk"
+}
+
+const exchange = (
+  name: string,
+  options: Partial<Workload> & { readonly connections: number }
+): Workload => ({ name, service: "echo", transport: "tcp", size: 64, depth: 1, kind: "exchange", ...options })
+
+export const workloads: ReadonlyArray<Workload> = [
+  exchange("ping-pong 64 B × 1", { connections: 1 }),
+  exchange("ping-pong 64 B × 64", { connections: 64 }),
+  exchange("ping-pong 64 B × 1000", { connections: 1_000 }),
+  exchange("ping-pong 64 B × 64 unix", { connections: 64, transport: "unix" }),
+  exchange("16 KiB × 64", { connections: 64, size: 16_384 }),
+  exchange("pipelined 16 × 64", { connections: 64, depth: 16 }),
+  exchange("lines × 64", { connections: 64, service: "lines" }),
+  exchange("lines pipelined 16 × 64", { connections: 64, depth: 16, service: "lines" }),
+  exchange("churn × 32", { connections: 32, kind: "churn" }),
+  exchange("bulk × 1", { connections: 1, size: 65_536, depth: 16, kind: "bulk" }),
+  exchange("bulk × 4", { connections: 4, size: 65_536, depth: 16, kind: "bulk" })
+]
