@@ -1,6 +1,6 @@
 /** The server as a scoped resource, and what can be asked of it. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+import { Dispatch, MemoryTransport, Server, StreamTransport } from "@socketserver/core"
 import type { ServerEvent } from "@socketserver/core"
 import { Cause, Context, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Schedule, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
@@ -333,6 +333,39 @@ describe("suspend and resume", () => {
       }))
       yield* server.resume
       assert.strictEqual(yield* server.status, "ready")
+    }))
+
+  it.effect("a drain that comes while a slow resume binds waits for it, and closes what it bound", () =>
+    Effect.gen(function*() {
+      const log: Array<string> = []
+      const slow = Layer.succeed(StreamTransport.StreamTransport, {
+        name: "slow",
+        steps: [],
+        listen: () =>
+          Effect.acquireRelease(
+            Effect.as(Effect.andThen(Effect.sleep("1 second"), Effect.sync(() => log.push("bound"))), {
+              address: NetAddress.unixPathAddress("slow")
+            }),
+            () => Effect.sync(() => log.push("closed"))
+          )
+      })
+      const building = yield* slow.pipe(
+        Dispatch.serial(),
+        Server.serveStream(echo),
+        Layer.build,
+        Effect.map(Context.get(Server.Server)),
+        Effect.forkChild({ startImmediately: true })
+      )
+      yield* TestClock.adjust("1 second")
+      const server = yield* Fiber.join(building)
+      yield* server.suspend
+      const resuming = yield* forkSettled(server.resume)
+      const draining = yield* forkSettled(server.drain())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(resuming)
+      yield* Fiber.join(draining)
+      assert.deepStrictEqual(log, ["bound", "closed", "bound", "closed"])
+      assert.strictEqual(yield* server.status, "stopped")
     }))
 
   it.effect("a suspended server drains, and a drained one does not resume", () =>

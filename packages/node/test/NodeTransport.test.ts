@@ -7,7 +7,7 @@ import { NetAddress } from "effect/net"
 import { existsSync, statSync, writeFileSync } from "node:fs"
 import * as Net from "node:net"
 import { join } from "node:path"
-import { connect, directory, once, portOf, receiveAll, start } from "./utils.ts"
+import { connect, directory, eventLoopTurn, once, portOf, receiveAll, start } from "./utils.ts"
 
 const local = { host: "127.0.0.1", port: 0 }
 const echo: Server.StreamHandler<any, never> = (connection) => Stream.run(connection.bytes, connection.sink)
@@ -271,6 +271,16 @@ describe("closing", () => {
       assert.strictEqual((yield* server.stats).closed.Completed, 20)
     }))
 
+  it.live("flushes an answer that the system's buffers cannot take at once, and keeps it from a reset too", () =>
+    Effect.gen(function*() {
+      const answer = "x".repeat(16_000_000)
+      const server = yield* start(NodeTransport.tcp(local), (c) => Effect.andThen(c.readLine(), Effect.forkDetach(c.write(answer), { startImmediately: true })))
+      const client = yield* connect(server.address)
+      client.write("request\n")
+      client.write("y".repeat(500_000))
+      assert.strictEqual((yield* receiveAll(client)).length, answer.length)
+    }))
+
   it.live("releases the connection of a client that does not close its side, within about a second", () =>
     Effect.gen(function*() {
       const server = yield* start(NodeTransport.tcp(local), (c) => c.write("bye"))
@@ -401,6 +411,30 @@ describe("64 MiB through a slow reader", () => {
       // What the system holds in both socket buffers, and one write: the rest waits in the handler.
       assert.isBelow(ahead, 24 * 1024 * 1024)
     }), 30_000)
+})
+
+describe("a handler that reads a little and then no more", () => {
+  it.live("has a bounded amount read ahead for it", () =>
+    Effect.gen(function*() {
+      const server = yield* start(NodeTransport.tcp(local), (c) => Effect.andThen(c.readLine(), c.draining))
+      const client = yield* connect(server.address)
+      // 64 MiB do not fit into the system's buffers: the rest of them must stay with the client.
+      let written = false
+      client.write(Buffer.alloc(64 * 1024 * 1024, "line\n"), () => {
+        written = true
+      })
+      let read = -1
+      // The server has stopped to read when its count stands still over many turns of the event loop.
+      for (let still = 0; still < 200;) {
+        yield* eventLoopTurn
+        const { bytesRead } = yield* server.stats
+        still = bytesRead === read && bytesRead > 0 ? still + 1 : 0
+        read = bytesRead
+      }
+      assert.isBelow(read, 256 * 1024)
+      assert.isFalse(written)
+      client.destroy()
+    }))
 })
 
 describe("strategies and transports are chosen independently", () => {

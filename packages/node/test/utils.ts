@@ -63,3 +63,7 @@ export const once = (socket: Net.Socket, event: string) =>
   Effect.callback<void>((resume) => {
     socket.once(event, () => resume(Effect.void))
   })
+
+export const eventLoopTurn = Effect.callback<void>((resume) => {
+  setImmediate(() => resume(Effect.void))
+})
