@@ -1,0 +1,312 @@
+/**
+ * A client for tests: it writes, finishes, resets and reads when it is told to, and never by itself. It is the yardstick
+ * that transports are measured with, so the one for real sockets is written over `node:net` alone and shares no code with
+ * the connections that it tests.
+ *
+ * @since 0.1.0
+ */
+import type { Connection } from "@socketserver/core/Connection"
+import type { ConnectionError } from "@socketserver/core/ConnectionError"
+import * as MemoryTransport from "@socketserver/core/MemoryTransport"
+import * as Cause from "effect/Cause"
+import * as Data from "effect/Data"
+import * as Effect from "effect/Effect"
+import * as NetAddress from "effect/net/NetAddress"
+import type * as Scope from "effect/Scope"
+import * as Net from "node:net"
+
+/**
+ * Why a client could not connect, write or read.
+ *
+ * - `Refused`: nobody listens on the address
+ * - `Reset`: the server reset the connection, or is gone
+ * - `Closed`: this client has finished sending, or has reset the connection, before
+ * - `UnexpectedEnd`: the server finished before everything that was asked for had come
+ * - `Failed`: anything else, in `cause`
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class ClientError extends Data.TaggedError("ClientError")<{
+  readonly reason: "Refused" | "Reset" | "Closed" | "UnexpectedEnd" | "Failed"
+  readonly cause?: unknown
+}> {
+  override get message(): string {
+    return this.cause === undefined ? this.reason : `${this.reason}: ${String(this.cause)}`
+  }
+}
+
+/**
+ * A connected client. The end of the scope that it was made in cuts it off, with whatever it has not sent.
+ *
+ * **Details**
+ *
+ * It reads on demand: who does not call a read is a client that does not read, and its server feels that after the buffers
+ * of the system, and 64 KiB here, are full. What a read did not use stays for the next one.
+ *
+ * **Gotchas**
+ *
+ * One read at a time. Reads have no bound: a test's client trusts its server. None has a timeout either, a test has one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Client {
+  /** Writes, strings as UTF-8. Completes when the system (in memory: the high-water mark) has taken all of it. */
+  readonly write: (chunk: Uint8Array | string) => Effect.Effect<void, ClientError>
+  /** Finishes sending (half-close): the server sees end of input. Reads go on. */
+  readonly end: Effect.Effect<void>
+  /** Cuts the connection with a reset where the transport has one (TCP RST), else by closing both directions. */
+  readonly reset: Effect.Effect<void>
+  /** Reads exactly that many bytes. */
+  readonly readExactly: (length: number) => Effect.Effect<Uint8Array, ClientError>
+  /** Reads to the next `\n`, and returns what is before it as text. */
+  readonly readLine: Effect.Effect<string, ClientError>
+  /** Reads to the end of input. */
+  readonly readAll: Effect.Effect<Uint8Array, ClientError>
+  /** Drops the input until there is no more, and tells how it ended: by the server's finish, or by a reset. */
+  readonly closed: Effect.Effect<"Ended" | "Reset", ClientError>
+}
+
+/**
+ * Connects over a real socket, with `node:net`: TCP to an `InetAddress`, else a unix socket (with a NUL byte first, by its
+ * abstract name). The client's two directions end independently.
+ *
+ * **Example** (What a client sees of a server that greets)
+ *
+ * ```ts
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { NodeTransport } from "@socketserver/node"
+ * import { TestClient } from "@socketserver/testing"
+ * import { Effect } from "effect"
+ *
+ * const Greeter = NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
+ *   Dispatch.serial(),
+ *   Server.serveStream((connection) => connection.write("hello\n"))
+ * )
+ *
+ * const program = Effect.gen(function*() {
+ *   const server = yield* Server.Server
+ *   const client = yield* TestClient.node(server.address)
+ *   const greeting = yield* client.readLine
+ *   return [greeting, yield* client.closed]
+ * }).pipe(Effect.scoped, Effect.provide(Greeter))
+ *
+ * Effect.runPromise(program) // => ["hello", "Ended"]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const node = (address: NetAddress.SocketAddress): Effect.Effect<Client, ClientError, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => new NodeClient(address)),
+    (client) => Effect.sync(() => client.destroy())
+  ).pipe(Effect.tap((client) => client.connected))
+
+/**
+ * Connects to a server on the memory transport.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const memory = (address: NetAddress.SocketAddress): Effect.Effect<Client, ClientError, Scope.Scope> =>
+  MemoryTransport.connect(address).pipe(
+    Effect.mapBoth({ onSuccess: fromConnection, onFailure: () => new ClientError({ reason: "Refused" }) })
+  )
+
+const fromConnection = (connection: Connection): Client => {
+  const readAll = Effect.mapError(connection.readAll({ maxLength: Infinity }), toClientError)
+  return {
+    write: (chunk) => Effect.mapError(connection.write(chunk), toClientError),
+    end: connection.end,
+    reset: connection.reset,
+    readExactly: (length) => Effect.mapError(connection.readExactly(length, { maxLength: length }), toClientError),
+    readLine: Effect.mapError(connection.readLine({ maxLength: Infinity }), toClientError),
+    readAll,
+    closed: howItEnds(Effect.forever(Effect.mapError(connection.pull, toClientError)))
+  }
+}
+
+const toClientError = (error: ConnectionError | Cause.Done): ClientError => {
+  if (Cause.isDone(error)) return new ClientError({ reason: "UnexpectedEnd" })
+  switch (error.reason._tag) {
+    case "Reset":
+    case "Closed":
+    case "UnexpectedEnd":
+      return new ClientError({ reason: error.reason._tag })
+    default:
+      return new ClientError({ reason: "Failed", cause: error })
+  }
+}
+
+const howItEnds = (dropInput: Effect.Effect<never, ClientError>): Client["closed"] =>
+  Effect.catch(dropInput, (error) => {
+    switch (error.reason) {
+      case "UnexpectedEnd":
+        return Effect.succeed("Ended" as const)
+      case "Reset":
+        return Effect.succeed("Reset" as const)
+      default:
+        return Effect.fail(error)
+    }
+  })
+
+const newline = 10
+
+class NodeClient implements Client {
+  private readonly socket: Net.Socket
+  private readonly isTcp: boolean
+  private failure: ClientError | undefined
+  private waiting: (() => void) | undefined
+  /** What was read and not used yet. */
+  private parts: Array<Uint8Array> = []
+  private length = 0
+
+  constructor(address: NetAddress.SocketAddress) {
+    this.isTcp = NetAddress.isInetAddress(address)
+    this.socket = Net.connect({
+      allowHalfOpen: true,
+      ...(NetAddress.isInetAddress(address)
+        ? { host: NetAddress.formatIp(address.address), port: address.port }
+        : { path: address.path })
+    })
+    const wake = () => this.waiting?.()
+    this.socket
+      // With this listener, and none for data, Node fills its own buffer and then leaves the rest in the system's.
+      .on("readable", wake)
+      .on("end", wake)
+      .on("connect", wake)
+      .on("close", wake)
+      .on("error", (error: NodeJS.ErrnoException) => {
+        this.failure ??= fromNodeError(error)
+        wake()
+      })
+  }
+
+  destroy(): void {
+    this.socket.destroy()
+  }
+
+  /** Waits until `poll` has a result; it is asked again whenever something has happened to the socket. */
+  private until<A>(poll: () => A | undefined): Effect.Effect<A, ClientError> {
+    return Effect.callback<A, ClientError>((resume) => {
+      if (this.waiting !== undefined) return resume(Effect.die(new Error("a test client reads one thing at a time")))
+      const attempt = () => {
+        const result = poll()
+        if (result === undefined && this.failure === undefined && !this.socket.closed) return
+        this.waiting = undefined
+        resume(
+          result === undefined
+            ? Effect.fail(this.failure ?? new ClientError({ reason: "Closed" }))
+            : Effect.succeed(result)
+        )
+      }
+      this.waiting = attempt
+      attempt()
+      return Effect.sync(() => {
+        this.waiting = undefined
+      })
+    })
+  }
+
+  get connected(): Effect.Effect<true, ClientError> {
+    return this.until(() => this.socket.connecting || this.failure !== undefined ? undefined : true as const)
+  }
+
+  /** The next piece of input; fails with `UnexpectedEnd` at its end. */
+  private get more(): Effect.Effect<Uint8Array, ClientError> {
+    return Effect.filterOrFail(
+      this.until(() => {
+        const chunk: Buffer | null = this.socket.read()
+        return chunk ?? (this.socket.readableEnded ? "end" as const : undefined)
+      }),
+      (chunk) => chunk !== "end",
+      () => new ClientError({ reason: "UnexpectedEnd" })
+    )
+  }
+
+  /** Reads until `enough` says how many bytes to take of what is there. */
+  private read(enough: () => number | undefined): Effect.Effect<Uint8Array, ClientError> {
+    return Effect.suspend(() => {
+      const length = enough()
+      return length === undefined
+        ? Effect.flatMap(this.more, (chunk) => {
+          this.parts.push(chunk)
+          this.length += chunk.length
+          return this.read(enough)
+        })
+        : Effect.succeed(this.take(length))
+    })
+  }
+
+  private joined(): Uint8Array {
+    if (this.parts.length !== 1) this.parts = [Buffer.concat(this.parts)]
+    return this.parts[0]!
+  }
+
+  private take(length: number): Uint8Array {
+    const all = this.joined()
+    this.parts = [all.subarray(length)]
+    this.length -= length
+    // A plain array, and a copy: what Node gives is a `Buffer` over memory that it shares out.
+    return new Uint8Array(all.subarray(0, length))
+  }
+
+  readonly write: Client["write"] = (chunk) =>
+    Effect.callback((resume) => {
+      if (this.failure !== undefined) return resume(Effect.fail(this.failure))
+      if (this.socket.destroyed || this.socket.writableEnded) {
+        return resume(Effect.fail(new ClientError({ reason: "Closed" })))
+      }
+      this.socket.write(
+        chunk,
+        (error) => resume(error ? Effect.fail(this.failure ?? fromNodeError(error)) : Effect.void)
+      )
+    })
+
+  readonly end = Effect.sync(() => {
+    if (!this.socket.destroyed && !this.socket.writableEnded) this.socket.end()
+  })
+
+  readonly reset = Effect.sync(() => {
+    if (this.isTcp) this.socket.resetAndDestroy()
+    else this.socket.destroy()
+  })
+
+  readonly readExactly: Client["readExactly"] = (length) => this.read(() => this.length >= length ? length : undefined)
+
+  readonly readLine = Effect.map(
+    this.read(() => {
+      const index = this.joined().indexOf(newline)
+      return index === -1 ? undefined : index + 1
+    }),
+    (line) => new TextDecoder().decode(line.subarray(0, -1))
+  )
+
+  readonly readAll = Effect.catchIf(
+    this.read(() => undefined),
+    (error) => error.reason === "UnexpectedEnd",
+    () => Effect.sync(() => this.take(this.length))
+  )
+
+  readonly closed = howItEnds(Effect.forever(Effect.suspend(() => {
+    this.parts = []
+    this.length = 0
+    return this.more
+  })))
+}
+
+const fromNodeError = (error: NodeJS.ErrnoException): ClientError => {
+  switch (error.code) {
+    case "ECONNREFUSED":
+    case "ENOENT":
+      return new ClientError({ reason: "Refused" })
+    case "ECONNRESET":
+    case "ECONNABORTED":
+    case "EPIPE":
+      return new ClientError({ reason: "Reset" })
+    default:
+      return new ClientError({ reason: "Failed", cause: error })
+  }
+}
