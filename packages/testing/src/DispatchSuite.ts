@@ -64,9 +64,6 @@ const queue = 4
 /** Lets everything that can run do so, without moving the clock; in several turns, as one fiber hands on to the next. */
 const settle = Effect.repeat(TestClock.adjust(0), { times: 9 })
 
-const sum = (counts: Readonly<Record<string, number>>): number =>
-  Object.values(counts).reduce((total, count) => total + count, 0)
-
 const range = (from: number, to: number): ReadonlyArray<number> =>
   Array.from({ length: to - from + 1 }, (_, i) => from + i)
 
@@ -171,7 +168,7 @@ export const suite = (name: string, options: SuiteOptions): void => {
         yield* settle
         const stats = yield* server.stats
         assert.deepStrictEqual([stats.open, stats.queued, stats.inFlight], [0, 0, 0])
-        assert.strictEqual(sum(stats.closed), stats.accepted)
+        assert.strictEqual(Object.values(stats.closed).reduce((sum, count) => sum + count, 0), stats.accepted)
         assert.strictEqual(fibers.active, 0, "fibers outlive the server")
         assert.isAtMost(running.most, places, "requests in flight")
         for (const [id, trace] of traces) {

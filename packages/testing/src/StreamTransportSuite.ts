@@ -200,6 +200,12 @@ export const suite = (name: string, options: SuiteOptions): void => {
       yield* client.readExactly(1)
     })
 
+  const exchangeWith = <E, R>(open: Effect.Effect<{ readonly client: Client; readonly probe: Probe }, E, R>) =>
+    Effect.flatMap(open, (opened) => {
+      opened.probe.resume()
+      return exchange(opened)
+    })
+
   describe(name, () => {
     describe("serves", () => {
       test("three clients, one after the other, at the address that the server tells", () =>
@@ -420,7 +426,7 @@ export const suite = (name: string, options: SuiteOptions): void => {
     describe("a handler", () => {
       test("that closes the connection has everything sent that it wrote", () =>
         Effect.gen(function*() {
-          const bytes = pattern(MiB)
+          const bytes = pattern(flood)
           const after = yield* Deferred.make<ConnectionError>()
           const server = yield* serve((connection) =>
             Effect.gen(function*() {
@@ -530,6 +536,7 @@ export const suite = (name: string, options: SuiteOptions): void => {
           const { client, probe, wire } = yield* open
           yield* client.write("all")
           yield* client.end
+          yield* passTime
           probe.resume()
           yield* probe.until("the input ends", () => probe.has("end"))
           yield* passTime
@@ -563,9 +570,9 @@ export const suite = (name: string, options: SuiteOptions): void => {
         Effect.gen(function*() {
           const { open } = yield* listen
           const { client, probe, wire } = yield* open
-          wire.write(pattern(MiB))
+          wire.write(pattern(flood))
           wire.end()
-          assertSameBytes(yield* client.readAll, pattern(MiB))
+          assertSameBytes(yield* client.readAll, pattern(flood))
           probe.resume()
           yield* client.write("thanks")
           yield* probe.until("input arrives", () => probe.received === 6)
@@ -576,12 +583,22 @@ export const suite = (name: string, options: SuiteOptions): void => {
         Effect.gen(function*() {
           const { open } = yield* listen
           const { client, probe, wire } = yield* open
-          wire.write(pattern(MiB))
+          wire.write(pattern(flood))
           wire.close()
-          assertSameBytes(yield* client.readAll, pattern(MiB))
+          assertSameBytes(yield* client.readAll, pattern(flood))
           yield* client.end
           yield* probe.closed
           assert.isFalse(probe.has("error"))
+        }))
+
+      test("loses nothing of its output when it is closed on unread input", () =>
+        Effect.gen(function*() {
+          const { open } = yield* listen
+          const { client, wire } = yield* open
+          yield* client.write(pattern(KiB))
+          wire.write(pattern(MiB))
+          wire.close()
+          assertSameBytes(yield* client.readAll, pattern(MiB))
         }))
 
       test("is released after `close`, though the client leaves its side open", () =>
@@ -720,10 +737,4 @@ export const suite = (name: string, options: SuiteOptions): void => {
         }))
     })
   })
-
-  const exchangeWith = <E, R>(open: Effect.Effect<{ readonly client: Client; readonly probe: Probe }, E, R>) =>
-    Effect.flatMap(open, (opened) => {
-      opened.probe.resume()
-      return exchange(opened)
-    })
 }

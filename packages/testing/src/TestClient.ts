@@ -5,7 +5,6 @@
  *
  * @since 0.1.0
  */
-import type { Connection } from "@socketserver/core/Connection"
 import type { ConnectionError } from "@socketserver/core/ConnectionError"
 import * as MemoryTransport from "@socketserver/core/MemoryTransport"
 import * as Cause from "effect/Cause"
@@ -29,10 +28,10 @@ import * as Net from "node:net"
  */
 export class ClientError extends Data.TaggedError("ClientError")<{
   readonly reason: "Refused" | "Reset" | "Closed" | "UnexpectedEnd" | "Failed"
-  readonly cause?: unknown
+  readonly cause?: Error | undefined
 }> {
   override get message(): string {
-    return this.cause === undefined ? this.reason : `${this.reason}: ${String(this.cause)}`
+    return this.cause === undefined ? this.reason : `${this.reason}: ${this.cause.message}`
   }
 }
 
@@ -112,21 +111,19 @@ export const node = (address: NetAddress.SocketAddress): Effect.Effect<Client, C
  */
 export const memory = (address: NetAddress.SocketAddress): Effect.Effect<Client, ClientError, Scope.Scope> =>
   MemoryTransport.connect(address).pipe(
-    Effect.mapBoth({ onSuccess: fromConnection, onFailure: () => new ClientError({ reason: "Refused" }) })
+    Effect.mapBoth({
+      onSuccess: (connection): Client => ({
+        write: (chunk) => Effect.mapError(connection.write(chunk), toClientError),
+        end: connection.end,
+        reset: connection.reset,
+        readExactly: (length) => Effect.mapError(connection.readExactly(length, { maxLength: length }), toClientError),
+        readLine: Effect.mapError(connection.readLine({ maxLength: Infinity }), toClientError),
+        readAll: Effect.mapError(connection.readAll({ maxLength: Infinity }), toClientError),
+        closed: howItEnds(Effect.forever(Effect.mapError(connection.pull, toClientError)))
+      }),
+      onFailure: (error) => new ClientError({ reason: "Refused", cause: error })
+    })
   )
-
-const fromConnection = (connection: Connection): Client => {
-  const readAll = Effect.mapError(connection.readAll({ maxLength: Infinity }), toClientError)
-  return {
-    write: (chunk) => Effect.mapError(connection.write(chunk), toClientError),
-    end: connection.end,
-    reset: connection.reset,
-    readExactly: (length) => Effect.mapError(connection.readExactly(length, { maxLength: length }), toClientError),
-    readLine: Effect.mapError(connection.readLine({ maxLength: Infinity }), toClientError),
-    readAll,
-    closed: howItEnds(Effect.forever(Effect.mapError(connection.pull, toClientError)))
-  }
-}
 
 const toClientError = (error: ConnectionError | Cause.Done): ClientError => {
   if (Cause.isDone(error)) return new ClientError({ reason: "UnexpectedEnd" })
@@ -301,7 +298,7 @@ const fromNodeError = (error: NodeJS.ErrnoException): ClientError => {
   switch (error.code) {
     case "ECONNREFUSED":
     case "ENOENT":
-      return new ClientError({ reason: "Refused" })
+      return new ClientError({ reason: "Refused", cause: error })
     case "ECONNRESET":
     case "ECONNABORTED":
     case "EPIPE":

@@ -42,7 +42,7 @@ export class Probe implements Receiver {
   }
 
   private settle(): void {
-    for (const check of [...this.conditions]) check()
+    for (const check of this.conditions) check()
   }
 
   has(event: Probe["log"][number]): boolean {
