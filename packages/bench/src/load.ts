@@ -116,9 +116,9 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
       socket.on("close", () => resolve())
     })
 
-  const loop = async () => {
-    do await client()
-    while (kind === "churn" && !stopped)
+  const loop = async (): Promise<void> => {
+    await client()
+    if (kind === "churn" && !stopped) return loop()
   }
   const all = Promise.all(Array.from({ length: connections }, loop))
   await sleep(warmup)
@@ -151,12 +151,14 @@ let held: Array<Net.Socket> = []
 const hold = async ({ count, target }: { readonly count: number; readonly target: Net.NetConnectOpts }) => {
   for (let i = 0; i < count; i += 100) {
     held.push(
-      ...await Promise.all(Array.from({ length: Math.min(100, count - i) }, () =>
-        new Promise<Net.Socket>((resolve, reject) => {
-          const socket = Net.connect(target, () => resolve(socket))
-          socket.on("error", reject)
-          socket.resume()
-        })))
+      ...await Promise.all(
+        Array.from({ length: Math.min(100, count - i) }, () =>
+          new Promise<Net.Socket>((resolve, reject) => {
+            const socket = Net.connect(target, () => resolve(socket))
+            socket.on("error", reject)
+            socket.resume()
+          }))
+      )
     )
   }
   return held.length
@@ -167,9 +169,9 @@ const release = () => {
   held = []
 }
 
-process.on("message", (command: { run?: LoadCommand; hold?: Parameters<typeof hold>[0]; release?: true }) => {
-  if (command.run !== undefined) run(command.run).then((result) => process.send!({ result }))
-  if (command.hold !== undefined) hold(command.hold).then((held) => process.send!({ held }))
+process.on("message", async (command: { run?: LoadCommand; hold?: Parameters<typeof hold>[0]; release?: true }) => {
+  if (command.run !== undefined) process.send!({ result: await run(command.run) })
+  if (command.hold !== undefined) process.send!({ held: await hold(command.hold) })
   if (command.release !== undefined) {
     release()
     process.send!({ released: true })

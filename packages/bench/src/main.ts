@@ -74,7 +74,7 @@ interface Sample {
 }
 
 const median = (values: ReadonlyArray<number>) => {
-  const sorted = [...values].sort((a, b) => a - b)
+  const sorted = values.toSorted((a, b) => a - b)
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
@@ -107,7 +107,7 @@ const benchWorkload = async (workload: Workload) => {
   )
   for (let round = 0; round < rounds; round++) {
     // Alternating directions: the machine's drift within a round is no server's advantage.
-    for (const server of round % 2 === 0 ? servers : [...servers].reverse()) {
+    for (const server of round % 2 === 0 ? servers : servers.toReversed()) {
       const result = await load.run({ workload, target: server.process.target, warmup, duration }, server.process.cpu)
       server.samples.push({
         rate: (workload.kind === "bulk" ? result.bytes / 1e6 : result.requests) / result.seconds,
@@ -129,7 +129,17 @@ const benchWorkload = async (workload: Workload) => {
   }
   const unit = workload.kind === "bulk" ? "MB" : "req"
   table([
-    [workload.name, "throughput ÷ raw", `CPU/${unit} ÷ raw`, "p99 ÷ raw", "p99.9 ÷ raw", `${unit}/s`, `µs CPU/${unit}`, "p50 µs", "errors"],
+    [
+      workload.name,
+      "throughput ÷ raw",
+      `CPU/${unit} ÷ raw`,
+      "p99 ÷ raw",
+      "p99.9 ÷ raw",
+      `${unit}/s`,
+      `µs CPU/${unit}`,
+      "p50 µs",
+      "errors"
+    ],
     ...servers.map(({ name, samples }) => [
       name,
       ratios(samples, ({ rate }) => rate),
@@ -161,7 +171,12 @@ const benchIdle = async () => {
     const drain = await server.drain()
     await load.release()
     server.stop()
-    rows.push([contender.name, fixed(each / rawBytes), fixed(each / 1_024, 1), drain === undefined ? "–" : fixed(drain, 0)])
+    rows.push([
+      contender.name,
+      fixed(each / rawBytes),
+      fixed(each / 1_024, 1),
+      drain === undefined ? "–" : fixed(drain, 0)
+    ])
     report["idle connections"] = { ...report["idle connections"], [contender.name]: [{ bytes: each, drain } as never] }
   }
   table([[`memory × ${count}`, "÷ raw", "KiB each", `drain ms (${count + 200})`], ...rows])

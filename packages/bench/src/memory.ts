@@ -39,6 +39,10 @@ export const memoryBench = async (duration: number): Promise<void> => {
     }
     return (performance.now() - began) / count
   })
-  console.log(`in-memory transport: ${(await Effect.runPromise(Effect.scoped(exchanges))).toFixed(0)} requests/s on one connection`)
+  console.log(
+    `in-memory transport: ${
+      (await Effect.runPromise(Effect.scoped(exchanges))).toFixed(0)
+    } requests/s on one connection`
+  )
   console.log(`in-memory server, started, one client, drained: ${(await Effect.runPromise(lifetimes)).toFixed(2)} ms`)
 }

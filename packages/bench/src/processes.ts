@@ -50,7 +50,11 @@ export const startNodeServer = async (
   path: string | undefined,
   style?: string
 ): Promise<ServerProcess> => {
-  const args = [script(`./servers/${file}.ts`), service, ...(path === undefined ? style === undefined ? [] : [""] : [path])]
+  const args = [
+    script(`./servers/${file}.ts`),
+    service,
+    ...(path === undefined ? style === undefined ? [] : [""] : [path])
+  ]
   const child = start(0, process.execPath, style === undefined ? args : [...args, style], true)
   const address = await receive<{ port?: number; path?: string }>(child, "ready")
   const ask = async (what: "cpu" | "memory" | "drain") => {

@@ -61,7 +61,10 @@ export const Drained: CloseReason = { _tag: "Drained" }
 export const Killed: CloseReason = { _tag: "Killed" }
 
 /** @category constructors @since 0.1.0 */
-export const TransportFailed = (error: ConnectionError | SocketError): CloseReason => ({ _tag: "TransportFailed", error })
+export const TransportFailed = (error: ConnectionError | SocketError): CloseReason => ({
+  _tag: "TransportFailed",
+  error
+})
 
 /**
  * The level at which an ending deserves a line in a log: `Error` for a failure of the server's own code, `Debug` for

@@ -66,7 +66,10 @@ export interface Connection {
    * Reads exactly `length` bytes. Input that ends before the first is `Cause.Done`, later it is `UnexpectedEnd`; a `length`
    * above `maxLength` is `LimitExceeded` before anything is read, so a length from the peer can be passed as it is.
    */
-  readonly readExactly: (length: number, options?: ReadOptions) => Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
+  readonly readExactly: (
+    length: number,
+    options?: ReadOptions
+  ) => Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
   /**
    * Reads to the next `delimiter`, takes it, and returns the bytes before it. Input that ends before the first byte is
    * `Cause.Done`, later it is `UnexpectedEnd`.

@@ -36,6 +36,6 @@ export class DatagramTransport extends Context.Service<DatagramTransport, {
   /** Binds and starts to receive. `onPacket` is called for every packet, synchronously, and never throws. */
   readonly listen: (
     onPacket: (packet: Packet) => void,
-    at?: SocketAddress | undefined
+    at?: SocketAddress
   ) => Effect.Effect<Listener, ListenError, Scope.Scope>
 }>()("@socketserver/core/DatagramTransport") {}

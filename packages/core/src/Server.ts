@@ -45,8 +45,8 @@ export interface DrainOptions {
  * @category options
  * @since 0.1.0
  */
-export interface ServerOptions<E = never, RError = never, RTimeout = never> {
-  /** A name for people: it shows in `info` and in log lines. Default: the transport's name. */
+export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
+  /** A name for people: it shows in `info`. Default: the transport's name. */
   readonly name?: string | undefined
   /** The deadlines of the drain that closing the server's scope begins. */
   readonly shutdown?: DrainOptions | undefined
@@ -62,9 +62,9 @@ export interface ServerOptions<E = never, RError = never, RTimeout = never> {
    */
   readonly onTimeout?: ((connection: Connection) => Effect.Effect<void, unknown, RTimeout>) | undefined
   /**
-   * Runs when a handler (or an admission check, as a defect) has failed or died, before the connection closes: Python's
-   * `handle_error`. What it fails with is logged. Default: one log line with the cause, at the level of the close reason,
-   * `Error` for the handler's own failures and `Debug` for what a client can cause.
+   * Runs when a handler has failed or died, before the connection closes: Python's `handle_error`. Also for an admission
+   * check or a strategy that fails, as a defect. What it fails with is logged. Default: one log line with the cause, at
+   * `Error` for failures of the server's own code and at `Debug` for what a client can cause.
    */
   readonly onError?:
     | ((cause: Cause.Cause<E>, connection: Connection, reason: CloseReason) => Effect.Effect<void, unknown, RError>)
@@ -197,8 +197,8 @@ export class Server extends Context.Service<Server, {
  * **Example** (Two servers in one program)
  *
  * ```ts
- * import { MemoryTransport, Dispatch, Server } from "@socketserver/core"
- * import { Effect, Layer, Stream } from "effect"
+ * import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+ * import { Layer, Stream } from "effect"
  *
  * class Echo extends Server.Service<Echo>()("app/Echo") {}
  * class Discard extends Server.Service<Discard>()("app/Discard") {}
@@ -231,9 +231,10 @@ export const Service = <Self>() =>
  * @category layers
  * @since 0.1.0
  */
-export const as = <Self>(tag: Context.Service<Self, Server["Service"]>) =>
-<E, R>(server: Layer.Layer<Server, E, R>): Layer.Layer<Self, E, R> =>
-  Layer.effect(tag, Effect.map(Server, (self) => self)).pipe(Layer.provide(server))
+export const as =
+  <Self>(tag: Context.Service<Self, Server["Service"]>) =>
+  <E, R>(server: Layer.Layer<Server, E, R>): Layer.Layer<Self, E, R> =>
+    Layer.effect(tag, Effect.map(Server, (self) => self)).pipe(Layer.provide(server))
 
 /**
  * A handler of stream requests. When it ends, in whatever way, the connection is closed.
@@ -350,7 +351,7 @@ export const listen: Effect.Effect<HeldListener, ListenError, StreamTransport | 
  * @category options
  * @since 0.1.0
  */
-export interface HandleOneOptions<E = never, RError = never, RTimeout = never>
+export interface HandleOneOptions<E = unknown, RError = never, RTimeout = never>
   extends Omit<ServerOptions<E, RError>, "onTimeout">
 {
   /** How long to wait for a client; not for its handler. Default: no limit. */

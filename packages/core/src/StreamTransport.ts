@@ -34,7 +34,7 @@ export class StreamTransport extends Context.Service<StreamTransport, {
    */
   readonly listen: (
     onConnection: (wire: Wire) => void,
-    at?: SocketAddress | undefined
+    at?: SocketAddress
   ) => Effect.Effect<Listener, ListenError, Scope.Scope>
 }>()("@socketserver/core/StreamTransport") {}
 

@@ -142,7 +142,11 @@ export const fromSocketServer = <E, R>(
           const track = Fiber.runIn(connections)
           const handOver = (socket: Socket.Socket) =>
             Effect.callback<void>((resume) => {
-              track(Effect.runForkWith(context)(serveSocket(socket, server.address, onConnection, () => resume(Effect.void))))
+              track(
+                Effect.runForkWith(context)(
+                  serveSocket(socket, server.address, onConnection, () => resume(Effect.void))
+                )
+              )
             })
           yield* Effect.forkScoped(server.run(handOver), { startImmediately: true })
           return { address: server.address }
@@ -152,6 +156,8 @@ export const fromSocketServer = <E, R>(
   ).pipe(Layer.provide(layer))
 
 const highWaterMark = 65_536
+/** How long a peer may take to read the last of its output after the handler has ended. */
+const flushTimeout = "30 seconds"
 const encoder = new TextEncoder()
 const unnamed = NetAddress.unixPathAddress("")
 
@@ -184,7 +190,8 @@ class SocketWire implements Wire {
   private receiver!: Receiver
   private readonly outbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
   private readonly flowing = Latch.makeUnsafe(false)
-  private readonly fibers: ReadonlyArray<Fiber.Fiber<void>>
+  private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
+  private readonly fibers: Array<Fiber.Fiber<void>>
   private unsent = 0
   private writerWaits = false
   private closing = false
@@ -198,6 +205,7 @@ class SocketWire implements Wire {
     fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
   ) {
     this.local = local
+    this.fork = fork
     this.fibers = [fork(this.read(reader)), fork(this.send(writer, output))]
   }
 
@@ -270,9 +278,11 @@ class SocketWire implements Wire {
   }
 
   close(): void {
+    if (this.closing || this.closed) return
     this.closing = true
-    if (this.outbox.state._tag === "Done") this.release()
-    else this.end()
+    if (this.outbox.state._tag === "Done") return this.release()
+    this.end()
+    this.fibers.push(this.fork(Effect.delay(Effect.sync(() => this.release()), flushTimeout)))
   }
 
   destroy(): void {

@@ -40,7 +40,6 @@ const endOf = <E>(
     return reason
   }))
 
-
 describe("the connection is closed, whatever the handler does", () => {
   const paths: ReadonlyArray<[string, (connection: Connection.Connection) => Effect.Effect<unknown, any>, string]> = [
     ["returns without reading or writing", () => Effect.void, "Completed"],
@@ -76,7 +75,10 @@ describe("the connection is closed, whatever the handler does", () => {
   it.effect("the peer resets while the handler is blocked in a write", () =>
     Effect.gen(function*() {
       const client: Client = (client) => Effect.andThen(settle, client.reset)
-      assert.strictEqual((yield* endOf((c) => Effect.forever(c.write("x".repeat(100_000))), { client }))._tag, "PeerReset")
+      assert.strictEqual(
+        (yield* endOf((c) => Effect.forever(c.write("x".repeat(100_000))), { client }))._tag,
+        "PeerReset"
+      )
     }))
 
   it.effect("the peer resets and the handler recovers", () =>
@@ -124,7 +126,7 @@ describe("a failing handler", () => {
     Effect.gen(function*() {
       const server = yield* start(() => Effect.fail(new Oops({ what: "it" })), {
         onError: (cause, connection) =>
-          connection.write(`ERR ${cause.reasons.map((reason) => Cause.isFailReason(reason) && reason.error.what)}\n`)
+          connection.write(`ERR ${cause.reasons.filter(Cause.isFailReason).map(({ error }) => error.what).join()}\n`)
       })
       const client = yield* MemoryTransport.connect(server.address)
       assert.strictEqual(yield* client.readLine(), "ERR it")
@@ -184,7 +186,8 @@ describe("a failing handler", () => {
       const server = yield* MemoryTransport.stream().pipe(
         Dispatch.serial(),
         Server.serveStream(
-          (connection) => Effect.andThen(connection.write("served\n"), Effect.suspend(() => endings[connection.id % 4]!)),
+          (connection) =>
+            Effect.andThen(connection.write("served\n"), Effect.suspend(() => endings[connection.id % 4]!)),
           { onError: () => Effect.die("onError fails as well") }
         ),
         Layer.build,
@@ -240,7 +243,7 @@ describe("the order of a request", () => {
 })
 
 describe("Admission.verify", () => {
-  const verified = (check: Effect.Effect<boolean, unknown>, onError = () => Effect.void as Effect.Effect<void>) =>
+  const verified = (check: Effect.Effect<boolean, unknown>, onError: () => Effect.Effect<void> = () => Effect.void) =>
     Effect.gen(function*() {
       const handled: Array<number> = []
       const server = yield* MemoryTransport.stream().pipe(
@@ -283,7 +286,9 @@ describe("Admission.verify", () => {
   it.effect("runs in the connection's own fiber: a slow check delays nobody else", () =>
     Effect.gen(function*() {
       const server = yield* MemoryTransport.stream().pipe(
-        Admission.verify((connection) => connection.id === 1 ? Effect.as(Effect.sleep("1 hour"), true) : Effect.succeed(true)),
+        Admission.verify((connection) =>
+          connection.id === 1 ? Effect.as(Effect.sleep("1 hour"), true) : Effect.succeed(true)
+        ),
         Dispatch.serial(),
         Server.serveStream((connection) => connection.write(`${connection.id}\n`)),
         Layer.build,
@@ -307,7 +312,9 @@ describe("Admission.verify", () => {
         Layer.build,
         Effect.map(Context.get(Server.Server))
       )
-      const friend = yield* MemoryTransport.connect(server.address, { from: NetAddress.unixPathAddress("memory:friend") })
+      const friend = yield* MemoryTransport.connect(server.address, {
+        from: NetAddress.unixPathAddress("memory:friend")
+      })
       const stranger = yield* MemoryTransport.connect(server.address)
       assert.strictEqual(yield* friend.readLine(), "in")
       assert.isTrue(Cause.isDone(yield* Effect.flip(stranger.pull)))
@@ -318,7 +325,7 @@ describe("without an `onError`", () => {
   const logged = (handler: Server.StreamHandler<any, never>, client: Client) =>
     Effect.gen(function*() {
       const lines: Array<string> = []
-      const logger = Logger.make(({ logLevel, message }) => lines.push(`${logLevel} ${message}`))
+      const logger = Logger.make(({ logLevel, message }) => lines.push(`${logLevel} ${String(message)}`))
       const server = yield* Effect.provide(
         start(handler),
         Layer.merge(Logger.layer([logger]), Layer.succeed(References.MinimumLogLevel, "All"))
@@ -352,7 +359,9 @@ describe("without an `onError`", () => {
 describe("close reasons", () => {
   it.effect("are one for each accepted connection", () =>
     Effect.gen(function*() {
-      const server = yield* start((c) => Effect.andThen(c.readLine(), Effect.fail("no")), { onError: () => Effect.void })
+      const server = yield* start((c) => Effect.andThen(c.readLine(), Effect.fail("no")), {
+        onError: () => Effect.void
+      })
       for (const line of ["x\n", "", "x\n"]) {
         const client = yield* MemoryTransport.connect(server.address)
         yield* client.write(line)

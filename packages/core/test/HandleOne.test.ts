@@ -96,10 +96,12 @@ describe("handleOne", () => {
 
   it.effect("closes the clients that nobody took, with the listener", () =>
     Effect.gen(function*() {
-      const client = yield* Effect.scoped(Effect.gen(function*() {
-        const listener = yield* Server.listen
-        return { connection: yield* MemoryTransport.connect(listener.address), listener }
-      }).pipe(Effect.map(({ connection }) => connection)))
+      const client = yield* Effect.scoped(
+        Effect.gen(function*() {
+          const listener = yield* Server.listen
+          return { connection: yield* MemoryTransport.connect(listener.address), listener }
+        }).pipe(Effect.map(({ connection }) => connection))
+      )
       yield* settle
       assert.isTrue((yield* Effect.exit(client.pull))._tag === "Failure")
     }).pipe(provided))

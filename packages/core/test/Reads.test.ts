@@ -26,7 +26,7 @@ const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
 
 /** Cuts `input` at the given places (taken modulo its length). */
 const cut = (input: Uint8Array, places: ReadonlyArray<number>): Array<Uint8Array> => {
-  const at = [...new Set(places.map((place) => place % (input.length + 1)))].sort((a, b) => a - b)
+  const at = [...new Set(places.map((place) => place % (input.length + 1)))].toSorted((a, b) => a - b)
   return [...at, input.length].map((end, i) => input.subarray(at[i - 1] ?? 0, end)).filter((chunk) => chunk.length > 0)
 }
 

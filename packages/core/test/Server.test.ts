@@ -58,7 +58,11 @@ describe("a server's layer", () => {
 
   it.effect("fails with `AddressInUse` where another server listens, and leaves that one alone", () =>
     Effect.gen(function*() {
-      const serve = MemoryTransport.stream({ name: "taken" }).pipe(Dispatch.serial(), Server.serveStream(echo), Layer.build)
+      const serve = MemoryTransport.stream({ name: "taken" }).pipe(
+        Dispatch.serial(),
+        Server.serveStream(echo),
+        Layer.build
+      )
       yield* serve
       const error = yield* Effect.flip(serve)
       assert.strictEqual(error.reason._tag, "AddressInUse")
@@ -124,8 +128,12 @@ describe("a server's layer", () => {
       const context = yield* Layer.build(
         Layer.merge(serve("HELLO\n").pipe(Server.as(Loud)), serve("hello\n").pipe(Server.as(Quiet)))
       )
-      for (const [tag, answer] of [[Loud, "HELLO"], [Quiet, "hello"]] as const) {
-        const server = Context.get(context as Context.Context<any>, tag as any) as Server.Server["Service"]
+      for (
+        const [server, answer] of [[Context.get(context, Loud), "HELLO"], [
+          Context.get(context, Quiet),
+          "hello"
+        ]] as const
+      ) {
         const client = yield* MemoryTransport.connect(server.address)
         assert.strictEqual(yield* client.readLine(), answer)
       }
@@ -214,7 +222,10 @@ describe("what can be asked", () => {
       const clients = yield* Effect.replicateEffect(MemoryTransport.connect(server.address), 3)
       yield* TestClock.adjust("5 seconds")
       const list = yield* server.connections.list
-      assert.deepStrictEqual(list.map(({ id, state }) => [id, state]), [[1, "handling"], [2, "handling"], [3, "queued"]])
+      assert.deepStrictEqual(list.map(({ id, state }) => [id, state]), [[1, "handling"], [2, "handling"], [
+        3,
+        "queued"
+      ]])
       assert.strictEqual(yield* server.connections.annotate(1, "room", "lobby"), true)
       const found = Option.getOrThrow(yield* server.connections.find(1))
       assert.deepStrictEqual(found, {
@@ -397,12 +408,13 @@ describe("idleTimeout", () => {
   it.effect("does not count the time in which the handler computes", () =>
     Effect.gen(function*() {
       const server = yield* start(
-        (c) => Effect.gen(function*() {
-          yield* c.readLine()
-          yield* Effect.sleep("1 minute")
-          yield* c.write("slow\n")
-          yield* c.readLine()
-        }),
+        (c) =>
+          Effect.gen(function*() {
+            yield* c.readLine()
+            yield* Effect.sleep("1 minute")
+            yield* c.write("slow\n")
+            yield* c.readLine()
+          }),
         { idleTimeout: "10 seconds" }
       )
       const client = yield* MemoryTransport.connect(server.address)

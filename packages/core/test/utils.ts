@@ -1,8 +1,8 @@
 /** A server in memory for a test: built in the test's scope, with the handler under test. */
 import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
-import type { DispatchStep } from "./types.ts"
 import { Context, Effect, Fiber, Layer } from "effect"
 import { TestClock } from "effect/testing"
+import type { DispatchStep } from "./types.ts"
 
 export const startWith = (step: DispatchStep) =>
 <E, R, RError = never, RTimeout = never>(

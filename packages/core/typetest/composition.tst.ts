@@ -151,7 +151,9 @@ describe("a connection", () => {
         Effect.catchReason("ConnectionError", "LimitExceeded", (reason) => Effect.succeed(reason.limit))
       )
     expect(caught).type.toBe<
-      (connection: Connection.Connection) => Effect.Effect<string | number, ConnectionError.ConnectionError | Cause.Done>
+      (
+        connection: Connection.Connection
+      ) => Effect.Effect<string | number, ConnectionError.ConnectionError | Cause.Done>
     >()
   })
 })

@@ -197,14 +197,18 @@ const checkInteger = (option: string, value: number | undefined, least: number, 
 const defined = <A extends object>(options: A): { [K in keyof A]?: Exclude<A[K], undefined> } =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as any
 
-const commonOptions = Effect.fnUntraced(function*({ allowHalfOpen = true, backlog = 511, highWaterMark }: StreamOptions) {
-  yield* checkInteger("backlog", backlog, 1, 0x7fffffff)
-  yield* checkInteger("highWaterMark", highWaterMark, 1, 0x7fffffff)
-  return { server: { allowHalfOpen, ...defined({ highWaterMark }) }, listen: { backlog } }
-})
+const commonOptions = Effect.fnUntraced(
+  function*({ allowHalfOpen = true, backlog = 511, highWaterMark }: StreamOptions) {
+    yield* checkInteger("backlog", backlog, 1, 0x7fffffff)
+    yield* checkInteger("highWaterMark", highWaterMark, 1, 0x7fffffff)
+    return { server: { allowHalfOpen, ...defined({ highWaterMark }) }, listen: { backlog } }
+  }
+)
 
 const keepAliveOptions = (keepAlive: TcpOptions["keepAlive"]) => {
-  if (keepAlive === undefined || typeof keepAlive === "boolean") return Effect.succeed({ keepAlive: keepAlive === true })
+  if (keepAlive === undefined || typeof keepAlive === "boolean") {
+    return Effect.succeed({ keepAlive: keepAlive === true })
+  }
   const delay = Duration.fromInput(keepAlive)
   return Option.isSome(delay) && Duration.toMillis(delay.value) >= 1_000
     ? Effect.succeed({ keepAlive: true, keepAliveInitialDelay: Duration.toMillis(delay.value) })

@@ -61,7 +61,8 @@ const visit = (options: Net.NetConnectOpts, kind: number) =>
       if (kind === 0) socket.write("hello\n")
       else if (kind === 1) socket.end("hello\n")
       else if (kind === 2) socket.end()
-      else socket.resetAndDestroy === undefined || "path" in options ? socket.destroy() : socket.resetAndDestroy()
+      else if ("path" in options) socket.destroy()
+      else socket.resetAndDestroy()
     })
     socket.on("data", () => {
       if (kind === 0) socket.end()

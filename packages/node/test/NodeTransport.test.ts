@@ -4,7 +4,7 @@ import { Dispatch, MemoryTransport, Server, type StreamTransport } from "@socket
 import { NodeTransport } from "@socketserver/node"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
-import { existsSync, statSync, writeFileSync } from "node:fs"
+import { existsSync, renameSync, statSync, writeFileSync } from "node:fs"
 import * as Net from "node:net"
 import { join } from "node:path"
 import { connect, directory, eventLoopTurn, once, portOf, receiveAll, start } from "./utils.ts"
@@ -185,18 +185,21 @@ describe("unix", () => {
       assert.isTrue(existsSync(file))
     }))
 
-  it.live.skipIf(process.platform !== "linux")("listens on an abstract name, which has no file", () =>
-    Effect.gen(function*() {
-      const path = `\0socketserver-test-${process.pid}`
-      const server = yield* start(NodeTransport.unix({ path }), echo)
-      const client = yield* connect(server.address)
-      client.end("abstract")
-      assert.strictEqual(yield* receiveAll(client), "abstract")
-      const { message, tag } = yield* failure(NodeTransport.unix({ path }))
-      assert.strictEqual(tag, "AddressInUse")
-      assert.match(message, /unix:\/\/@socketserver-test/)
-      assert.strictEqual((yield* failure(NodeTransport.unix({ path, mode: 0o600 }))).tag, "InvalidOption")
-    }))
+  it.live.skipIf(process.platform !== "linux")(
+    "listens on an abstract name, which has no file",
+    () =>
+      Effect.gen(function*() {
+        const path = `\0socketserver-test-${process.pid}`
+        const server = yield* start(NodeTransport.unix({ path }), echo)
+        const client = yield* connect(server.address)
+        client.end("abstract")
+        assert.strictEqual(yield* receiveAll(client), "abstract")
+        const { message, tag } = yield* failure(NodeTransport.unix({ path }))
+        assert.strictEqual(tag, "AddressInUse")
+        assert.match(message, /unix:\/\/@socketserver-test/)
+        assert.strictEqual((yield* failure(NodeTransport.unix({ path, mode: 0o600 }))).tag, "InvalidOption")
+      })
+  )
 })
 
 /** Leaves a socket file that nobody listens on. */
@@ -205,31 +208,64 @@ const leaveStale = (path: string) =>
     const child = Net.createServer().listen(path, () => {
       // Closing removes the file by its name: with another name at that moment, it stays.
       const elsewhere = `${path}.kept`
-      import("node:fs").then(({ renameSync }) => {
-        renameSync(path, elsewhere)
-        child.close(() => {
-          renameSync(elsewhere, path)
-          resume(Effect.void)
-        })
+      renameSync(path, elsewhere)
+      child.close(() => {
+        renameSync(elsewhere, path)
+        resume(Effect.void)
       })
     })
   })
 
 describe("bad input is one tagged error that names the address or option and says what to do", () => {
   const cases: ReadonlyArray<[string, Parameters<typeof start>[0], string, RegExp]> = [
-    ["a negative port", NodeTransport.tcp({ port: -1 }), "InvalidOption", /`port` is -1: expected an integer from 0 to 65535/],
+    [
+      "a negative port",
+      NodeTransport.tcp({ port: -1 }),
+      "InvalidOption",
+      /`port` is -1: expected an integer from 0 to 65535/
+    ],
     ["a port too large", NodeTransport.tcp({ port: 65_536 }), "InvalidOption", /`port` is 65536/],
     ["a port that is no number", NodeTransport.tcp({ port: "80" as any }), "InvalidOption", /`port` is "80"/],
     ["no port", NodeTransport.tcp({} as any), "InvalidOption", /`port` is missing/],
     ["an empty host", NodeTransport.tcp({ ...local, host: "" }), "InvalidOption", /`host` is ""/],
-    ["an unknown host", NodeTransport.tcp({ ...local, host: "no.such.host.invalid" }), "AddressNotAvailable", /no\.such\.host\.invalid:0: the host name is not known/],
-    ["another machine's address", NodeTransport.tcp({ ...local, host: "192.0.2.1" }), "AddressNotAvailable", /192\.0\.2\.1:0: the address does not belong to this machine/],
+    [
+      "an unknown host",
+      NodeTransport.tcp({ ...local, host: "no.such.host.invalid" }),
+      "AddressNotAvailable",
+      /no\.such\.host\.invalid:0: the host name is not known/
+    ],
+    [
+      "another machine's address",
+      NodeTransport.tcp({ ...local, host: "192.0.2.1" }),
+      "AddressNotAvailable",
+      /192\.0\.2\.1:0: the address does not belong to this machine/
+    ],
     ["a backlog of 0", NodeTransport.tcp({ ...local, backlog: 0 }), "InvalidOption", /`backlog` is 0/],
-    ["a fractional high-water mark", NodeTransport.tcp({ ...local, highWaterMark: 1.5 }), "InvalidOption", /`highWaterMark` is 1.5/],
-    ["a keep-alive too short", NodeTransport.tcp({ ...local, keepAlive: "1 millis" }), "InvalidOption", /`keepAlive` is "1 millis": expected .*1 second or more/],
+    [
+      "a fractional high-water mark",
+      NodeTransport.tcp({ ...local, highWaterMark: 1.5 }),
+      "InvalidOption",
+      /`highWaterMark` is 1.5/
+    ],
+    [
+      "a keep-alive too short",
+      NodeTransport.tcp({ ...local, keepAlive: "1 millis" }),
+      "InvalidOption",
+      /`keepAlive` is "1 millis": expected .*1 second or more/
+    ],
     ["an empty path", NodeTransport.unix({ path: "" }), "InvalidOption", /`path` is ""/],
-    ["a path too long", NodeTransport.unix({ path: `/tmp/${"x".repeat(200)}` }), "InvalidOption", /`path` is .*: expected 1 to 10[37] bytes/],
-    ["a directory that does not exist", NodeTransport.unix({ path: "/no/such/directory/s.sock" }), "AddressNotAvailable", /the directory \/no\/such\/directory does not exist/],
+    [
+      "a path too long",
+      NodeTransport.unix({ path: `/tmp/${"x".repeat(200)}` }),
+      "InvalidOption",
+      /`path` is .*: expected 1 to 10[37] bytes/
+    ],
+    [
+      "a directory that does not exist",
+      NodeTransport.unix({ path: "/no/such/directory/s.sock" }),
+      "AddressNotAvailable",
+      /the directory \/no\/such\/directory does not exist/
+    ],
     ["a mode out of range", NodeTransport.unix({ path: "/tmp/s.sock", mode: 0o1000 }), "InvalidOption", /`mode` is 512/]
   ]
   for (const [name, transport, tag, message] of cases) {
@@ -274,7 +310,10 @@ describe("closing", () => {
   it.live("flushes an answer that the system's buffers cannot take at once, and keeps it from a reset too", () =>
     Effect.gen(function*() {
       const answer = "x".repeat(16_000_000)
-      const server = yield* start(NodeTransport.tcp(local), (c) => Effect.andThen(c.readLine(), Effect.forkDetach(c.write(answer), { startImmediately: true })))
+      const server = yield* start(
+        NodeTransport.tcp(local),
+        (c) => Effect.andThen(c.readLine(), Effect.forkDetach(c.write(answer), { startImmediately: true }))
+      )
       const client = yield* connect(server.address)
       client.write("request\n")
       client.write("y".repeat(500_000))
@@ -310,18 +349,27 @@ describe("closing", () => {
 
 describe("a peer that resets", () => {
   const reset = (client: Net.Socket) => Effect.sync(() => client.resetAndDestroy())
-  const points: ReadonlyArray<[string, Server.StreamHandler<any, never>, (client: Net.Socket) => Effect.Effect<unknown>]> = [
+  const points: ReadonlyArray<
+    [string, Server.StreamHandler<any, never>, (client: Net.Socket) => Effect.Effect<unknown>]
+  > = [
     ["while the handler reads", (c) => c.pull, () => Effect.void],
     ["in the middle of a line", (c) => Effect.andThen(c.write("?"), c.readLine()), (client) => {
       client.write("hal")
       return once(client, "data")
     }],
-    ["while the handler writes to a client that does not read", (c) => Effect.forever(c.write("x".repeat(65_536))), (client) =>
-      once(client, "readable")],
-    ["after it has finished sending", (c) => Effect.andThen(c.readAll(), Effect.forever(c.write("x".repeat(65_536)))), (client) => {
-      client.end("all")
-      return once(client, "readable")
-    }]
+    [
+      "while the handler writes to a client that does not read",
+      (c) => Effect.forever(c.write("x".repeat(65_536))),
+      (client) => once(client, "readable")
+    ],
+    [
+      "after it has finished sending",
+      (c) => Effect.andThen(c.readAll(), Effect.forever(c.write("x".repeat(65_536)))),
+      (client) => {
+        client.end("all")
+        return once(client, "readable")
+      }
+    ]
   ]
   for (const [name, handler, until] of points) {
     it.live(`${name}: the connection ends, and only that one`, () =>

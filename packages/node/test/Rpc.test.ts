@@ -41,7 +41,10 @@ const connect = (server: Server.Server["Service"]) =>
     if (!NetAddress.isInetAddress(server.address)) return yield* Effect.die("not a TCP address")
     const protocol = yield* Layer.build(
       RpcClient.layerProtocolSocket().pipe(
-        Layer.provide([NodeSocket.layerNet({ host: "127.0.0.1", port: server.address.port }), RpcSerialization.layerNdjson])
+        Layer.provide([
+          NodeSocket.layerNet({ host: "127.0.0.1", port: server.address.port }),
+          RpcSerialization.layerNdjson
+        ])
       )
     )
     return yield* Effect.provideContext(RpcClient.make(Group), protocol as Context.Context<any>)

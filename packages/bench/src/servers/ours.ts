@@ -16,7 +16,9 @@ const handlers: Record<string, Server.StreamHandler<any, never>> = {
     Effect.forever(Effect.flatMap(connection.pull, connection.write), { disableYield: true }),
   "echo stream": (connection) => Stream.run(connection.bytes, connection.sink),
   "lines loop": (connection) =>
-    Effect.forever(Effect.flatMap(connection.readLine(), (line) => connection.write(`${line}\n`)), { disableYield: true }),
+    Effect.forever(Effect.flatMap(connection.readLine(), (line) => connection.write(`${line}\n`)), {
+      disableYield: true
+    }),
   "lines stream": (connection) =>
     connection.lines().pipe(Stream.map((line) => `${line}\n`), Stream.run(connection.sink))
 }

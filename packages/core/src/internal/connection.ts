@@ -218,7 +218,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   get readAll(): Connection.Connection["readAll"] {
     // Its `end` never reports the end of input: that is its success.
     return (options) =>
-      Effect.suspend(() => this.read(Reads.all(options?.maxLength), false) as Effect.Effect<Uint8Array, ConnectionError>)
+      Effect.suspend(() =>
+        this.read(Reads.all(options?.maxLength), false) as Effect.Effect<Uint8Array, ConnectionError>
+      )
   }
 
   get bytes(): Connection.Connection["bytes"] {
@@ -226,7 +228,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   get lines(): Connection.Connection["lines"] {
-    return (options) => 
+    return (options) =>
       Stream.fromPull(
         Effect.succeed(Effect.suspend(() => this.read(Reads.lines(options?.maxLength), false)))
       )
@@ -255,7 +257,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return this._writeAll ??= (chunks) =>
       Effect.suspend(() => {
         const joined = join(chunks)
-        return joined === undefined ? Effect.forEach(chunks, this.write, { discard: true }) : this.writeNow(joined)
+        if (joined !== undefined) return this.writeNow(joined)
+        // All are handed over before the first wait: no other fiber's write can come between them.
+        return chunks.reduce<Effect.Effect<void, ConnectionError>>((_, chunk) => this.writeNow(chunk), Effect.void)
       })
   }
 
@@ -418,7 +422,9 @@ const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string |
 
 /** An address for people: `127.0.0.1:7`, `[::1]:7`, `unix:///run/x.sock`, `unix (unnamed)`. */
 export const formatAddress = (address: NetAddress.SocketAddress): string =>
-  NetAddress.isUnixPathAddress(address) && address.path === "" ? "unix (unnamed)" : NetAddress.formatSocketAddress(address)
+  NetAddress.isUnixPathAddress(address) && address.path === ""
+    ? "unix (unnamed)"
+    : NetAddress.formatSocketAddress(address)
 
 /** Closes a client for which there is no server any more. */
 export const discard = (wire: Wire): void => {

@@ -54,7 +54,13 @@ export const handleOne = Effect.fnUntraced(function*(
         return { address: listener.address }
       })
   }
-  const one = yield* server.start(tag, transport, { name: "handleOne", run: (request) => request.handle }, handler, options)
+  const one = yield* server.start(
+    tag,
+    transport,
+    { name: "handleOne", run: (request) => request.handle },
+    handler,
+    options
+  )
   yield* one.shape.awaitIdle
   return Option.fromUndefinedOr(one.lastReason)
 }, Effect.scoped)

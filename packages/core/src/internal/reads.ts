@@ -109,7 +109,8 @@ export const exactly = (length: number, maxLength?: number): Read<Uint8Array> =>
       if (length > max) return fail(new LimitExceeded({ operation: "readExactly", limit: max }))
       return input.length < length ? undefined : Effect.succeed(input.take(length))
     },
-    end: (input, fail) => input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readExactly", received: input.length }))
+    end: (input, fail) =>
+      input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readExactly", received: input.length }))
   }
 }
 
@@ -130,14 +131,16 @@ export const until = (delimiter: string | Uint8Array, maxLength?: number): Read<
       input.skip(mark.length)
       return Effect.succeed(bytes)
     },
-    end: (input, fail) => input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readUntil", received: input.length }))
+    end: (input, fail) =>
+      input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readUntil", received: input.length }))
   }
 }
 
 export const all = (maxLength?: number): Read<Uint8Array> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, fail) => input.length > max ? fail(new LimitExceeded({ operation: "readAll", limit: max })) : undefined,
+    step: (input, fail) =>
+      input.length > max ? fail(new LimitExceeded({ operation: "readAll", limit: max })) : undefined,
     end: (input) => Effect.succeed(input.takeAll())
   }
 }

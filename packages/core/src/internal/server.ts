@@ -446,7 +446,7 @@ class Entry implements Request {
         const verdict = yield* Effect.exit(Effect.suspend(() => check(this.connection)))
         if (Exit.isSuccess(verdict) && verdict.value) continue
         const reason = this.decide(CloseReason.Refused(policy))
-        if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason)
+        if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason, "Error")
         this.connection.closeNow()
         return false
       }
@@ -548,11 +548,17 @@ class Entry implements Request {
     return this.reason ??= reason
   }
 
-  private onError(cause: Cause.Cause<unknown>, reason: CloseReason.CloseReason): Effect.Effect<void> {
+  private onError(
+    cause: Cause.Cause<unknown>,
+    reason: CloseReason.CloseReason,
+    level: "Error" | "Debug" = CloseReason.logLevel(reason)
+  ): Effect.Effect<void> {
     const { onError } = this.server.config.options
-    const level = CloseReason.logLevel(reason)
     const handled = onError === undefined
-      ? Effect.logWithLevel(level)(`connection ${this.id} from ${formatAddress(this.connection.peer)}: ${reason._tag}`, cause)
+      ? Effect.logWithLevel(level)(
+        `connection ${this.id} from ${formatAddress(this.connection.peer)}: ${reason._tag}`,
+        cause
+      )
       : Effect.suspend(() => onError(cause, this.connection, reason))
     return Effect.ignoreCause(Effect.provideContext(handled, this.server.context), {
       log: "Error",
@@ -620,7 +626,10 @@ class Entry implements Request {
     if (this.state === "queued") this.server.queued--
     if (this.reason === undefined) {
       // The strategy neither ran nor refused it: it failed, or it dropped the request.
-      this.decide(Exit.isFailure(exit) ? CloseReason.HandlerFailed(exit.cause) : CloseReason.Refused("dispatch"))
+      const reason = this.decide(
+        Exit.isFailure(exit) ? CloseReason.HandlerFailed(exit.cause) : CloseReason.Refused("dispatch")
+      )
+      if (isReported(exit)) Effect.runForkWith(this.server.context)(this.onError(exit.cause, reason))
     }
     this.connection.closeNow()
     this.onPart()

@@ -9,20 +9,19 @@ const closed = (code: number): Socket.SocketError =>
   new Socket.SocketError({ reason: new Socket.SocketCloseError({ code }) })
 
 /** A peer can bring every one of these about: they are closes, which socket code expects, not failures it would die of. */
-const toCloseError = (error: ConnectionError | Cause.Done): Socket.SocketError => closed(error._tag === "Done" ? 1000 : 1006)
+const toCloseError = (error: ConnectionError | Cause.Done): Socket.SocketError =>
+  closed(error._tag === "Done" ? 1000 : 1006)
+
+const writeError = (cause: ConnectionError): Socket.SocketError =>
+  new Socket.SocketError({ reason: new Socket.SocketWriteError({ cause }) })
 
 export const makeSocket = (
   connection: Connection.Connection,
   pull: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
 ): Socket.Socket => {
   const pullChunks = Effect.mapBoth(pull, { onSuccess: (chunk) => [chunk] as const, onFailure: toCloseError })
-  const writeError = (cause: ConnectionError) =>
-    new Socket.SocketError({ reason: new Socket.SocketWriteError({ cause }) })
-
   return Socket.make({
-    reader: Effect.sync(() => {
-      return { pull: pullChunks, upgrade: Socket.SocketUpgradeError.unsupported }
-    }),
+    reader: Effect.succeed({ pull: pullChunks, upgrade: Socket.SocketUpgradeError.unsupported }),
     writer: Effect.acquireRelease(
       Effect.succeed({
         write: (chunk: Uint8Array | string | Socket.CloseEvent) =>

@@ -33,8 +33,7 @@ export const listen = (
     Effect.callback<{ readonly server: Net.Server; readonly listener: Listener }, ListenError>((resume) => {
       // Sockets start paused: nothing is read that nobody pulls.
       const server = Net.createServer({ ...config.server, pauseOnConnect: true })
-      const onError = (error: NodeJS.ErrnoException) =>
-        resume(Effect.fail(toListenError(error, config.address)))
+      const onError = (error: NodeJS.ErrnoException) => resume(Effect.fail(toListenError(error, config.address)))
       server.once("error", onError)
       server.once("listening", () => {
         server.off("error", onError)
@@ -71,7 +70,10 @@ const toListenError = (error: NodeJS.ErrnoException, address: string): ListenErr
     case "EPERM":
       return new ListenError({ reason: new PermissionDenied({ address }) })
     case "EADDRNOTAVAIL":
-      return notAvailable(address, "the address does not belong to this machine; use one of its own, or leave the host out for all")
+      return notAvailable(
+        address,
+        "the address does not belong to this machine; use one of its own, or leave the host out for all"
+      )
     case "ENOTFOUND":
     case "EAI_AGAIN":
       return notAvailable(address, "the host name is not known; check its spelling, or use an IP address")

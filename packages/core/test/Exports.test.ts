@@ -1,0 +1,40 @@
+/** What the package exports, so that nothing is lost or added by accident. */
+import { assert, describe, it } from "@effect/vitest"
+import * as Core from "@socketserver/core"
+
+describe("@socketserver/core", () => {
+  it("exports its modules, and each of them what it is documented to have", () => {
+    const surface = Object.fromEntries(Object.entries(Core).map(([name, module]) => [name, Object.keys(module)]))
+    assert.deepStrictEqual(surface, {
+      Admission: ["verify"],
+      CloseReason: [
+        "Completed",
+        "Drained",
+        "HandlerFailed",
+        "IdleTimeout",
+        "Killed",
+        "PeerReset",
+        "Refused",
+        "TransportFailed",
+        "logLevel"
+      ],
+      Connection: [],
+      ConnectionError: ["Closed", "ConnectionError", "Failed", "LimitExceeded", "Reset", "Timeout", "UnexpectedEnd"],
+      DatagramTransport: ["DatagramTransport"],
+      Dispatch: ["Dispatch", "custom", "fiberPerRequest", "serial"],
+      ListenError: [
+        "AddressInUse",
+        "AddressNotAvailable",
+        "InvalidOption",
+        "ListenError",
+        "ListenFailed",
+        "PermissionDenied"
+      ],
+      MemoryTransport: ["ConnectionRefused", "connect", "stream"],
+      Server: ["Server", "Service", "as", "every", "handleOne", "listen", "makeStream", "serveStream"],
+      ServerEvent: [],
+      StreamTransport: ["StreamTransport"],
+      Transport: ["fromSocketServer", "toSocketServer"]
+    })
+  })
+})
