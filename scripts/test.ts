@@ -18,6 +18,7 @@ const checks: ReadonlyArray<readonly [script: string, ...args: ReadonlyArray<str
   ["check:boundaries"],
   ["test:types"],
   ["test:unit", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`],
+  ["check:docs"],
   ["check:packages"]
 ]
 

@@ -15,6 +15,7 @@ import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { Connection } from "./Connection.ts"
 import { ConnectionImpl, formatAddress } from "./internal/connection.ts"
+import { Flow } from "./internal/flow.ts"
 import { checkInteger } from "./internal/options.ts"
 import { AddressInUse, ListenError } from "./ListenError.ts"
 import { type Receiver, StreamTransport, type Wire } from "./StreamTransport.ts"
@@ -160,7 +161,7 @@ class MemoryWire implements Wire {
   private receiver!: Receiver
   private delivery: Fiber.Fiber<void> | undefined
   private readonly inbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
-  private readonly flowing = Latch.makeUnsafe(false)
+  private readonly flow = new Flow()
   private unread = 0
   private peerWaits = false
   private closed = false
@@ -182,28 +183,32 @@ class MemoryWire implements Wire {
   }
 
   resume(): void {
-    this.flowing.openUnsafe()
+    this.flow.resume()
     this.delivery ??= this.closed ? undefined : this.fork(this.deliver())
   }
 
   pause(): void {
-    this.flowing.closeUnsafe()
+    this.flow.pause()
   }
 
   private deliver(): Effect.Effect<void> {
-    const next = Effect.andThen(this.flowing.await, Queue.take(this.inbox))
-    return Effect.gen({ self: this }, function*() {
-      while (true) {
-        const chunk = yield* next
-        this.unread -= chunk.length
-        this.bytesRead += chunk.length
-        if (this.peerWaits && this.unread < this.highWaterMark) {
-          this.peerWaits = false
-          this.other.receiver.onDrain()
+    const next = Effect.andThen(this.flow.pass, Queue.take(this.inbox))
+    // The first turn is `resume`'s own: nothing is delivered from within it.
+    return Effect.andThen(
+      Effect.yieldNow,
+      Effect.gen({ self: this }, function*() {
+        while (true) {
+          const chunk = yield* next
+          this.unread -= chunk.length
+          this.bytesRead += chunk.length
+          if (this.peerWaits && this.unread < this.highWaterMark && !this.other.closed) {
+            this.peerWaits = false
+            this.other.receiver.onDrain()
+          }
+          this.receiver.onData(chunk)
         }
-        this.receiver.onData(chunk)
-      }
-    }).pipe(Effect.catch(() => Effect.sync(() => this.receiver.onEnd())))
+      })
+    ).pipe(Effect.catch(() => Effect.sync(() => this.receiver.onEnd())))
   }
 
   write(chunk: Uint8Array | string): boolean {
@@ -214,7 +219,7 @@ class MemoryWire implements Wire {
       return true
     }
     // A copy: the writer may use its array again.
-    const bytes = typeof chunk === "string" ? encoder.encode(chunk) : chunk.slice()
+    const bytes = typeof chunk === "string" ? encoder.encode(chunk) : new Uint8Array(chunk)
     this.bytesWritten += bytes.length
     other.unread += bytes.length
     Queue.offerUnsafe(other.inbox, bytes)

@@ -7,6 +7,7 @@
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -18,6 +19,7 @@ import * as Scope from "effect/Scope"
 import type * as Socket from "effect/socket/Socket"
 import * as SocketServer from "effect/socket/SocketServer"
 import type { Dispatch } from "./Dispatch.ts"
+import { Flow } from "./internal/flow.ts"
 import type { ListenError } from "./ListenError.ts"
 import * as Server from "./Server.ts"
 import { type Receiver, StreamTransport, type Wire } from "./StreamTransport.ts"
@@ -158,6 +160,8 @@ export const fromSocketServer = <E, R>(
 const highWaterMark = 65_536
 /** How long a peer may take to read the last of its output after the handler has ended. */
 const flushTimeout = "30 seconds"
+/** How long input is read and dropped after that: a socket that is closed on unread input resets, and may lose the output. */
+const lingerTimeout = "1 second"
 const encoder = new TextEncoder()
 const unnamed = NetAddress.unixPathAddress("")
 
@@ -189,11 +193,13 @@ class SocketWire implements Wire {
 
   private receiver!: Receiver
   private readonly outbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
-  private readonly flowing = Latch.makeUnsafe(false)
+  private readonly flow = new Flow()
   private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
   private readonly fibers: Array<Fiber.Fiber<void>>
   private unsent = 0
   private writerWaits = false
+  private inputEnded = false
+  private outputEnded = false
   private closing = false
   private closed = false
 
@@ -210,24 +216,27 @@ class SocketWire implements Wire {
   }
 
   private read(reader: Socket.Reader): Effect.Effect<void> {
-    return Effect.andThen(this.flowing.await, reader.pull).pipe(
-      Effect.flatMap((chunks) =>
-        Effect.sync(() => {
-          for (const chunk of chunks) {
-            const bytes = typeof chunk === "string" ? encoder.encode(chunk) : chunk
-            this.bytesRead += bytes.length
-            this.receiver.onData(bytes)
-          }
-        })
-      ),
+    return Effect.andThen(this.flow.pass, reader.pull).pipe(
+      // A pull gives many chunks: the receiver may pause behind each.
+      Effect.flatMap(Effect.forEach((chunk) => Effect.andThen(this.flow.pass, this.deliver(chunk)), { discard: true })),
       Effect.forever({ disableYield: true }),
       Effect.catch((error) =>
         Effect.sync(() => {
-          if (error.reason._tag === "SocketCloseError" && error.reason.code === 1000) this.receiver.onEnd()
-          else this.lose()
+          if (error.reason._tag !== "SocketCloseError" || error.reason.code !== 1000) return this.lose()
+          this.inputEnded = true
+          this.receiver.onEnd()
+          this.releaseIfDone()
         })
       )
     )
+  }
+
+  private deliver(chunk: Uint8Array | string): Effect.Effect<void> {
+    return Effect.sync(() => {
+      const bytes = typeof chunk === "string" ? encoder.encode(chunk) : chunk
+      this.bytesRead += bytes.length
+      this.receiver.onData(bytes)
+    })
   }
 
   private send(writer: Socket.Writer, output: Scope.Closeable): Effect.Effect<void> {
@@ -243,10 +252,12 @@ class SocketWire implements Wire {
         })
       ),
       Effect.forever({ disableYield: true }),
-      Effect.catch((error) =>
-        Cause.isDone(error)
-          ? Effect.andThen(Scope.close(output, Exit.void), Effect.sync(() => this.closing && this.release()))
-          : Effect.sync(() => this.lose())
+      Effect.catch((error) => Cause.isDone(error) ? Scope.close(output, Exit.void) : Effect.sync(() => this.lose())),
+      Effect.tap(() =>
+        Effect.sync(() => {
+          this.outputEnded = true
+          this.releaseIfDone()
+        })
       )
     )
   }
@@ -256,16 +267,16 @@ class SocketWire implements Wire {
   }
 
   resume(): void {
-    this.flowing.openUnsafe()
+    this.flow.resume()
   }
 
   pause(): void {
-    this.flowing.closeUnsafe()
+    this.flow.pause()
   }
 
   write(chunk: Uint8Array | string): boolean {
     if (this.closed) return true
-    const bytes = typeof chunk === "string" ? encoder.encode(chunk) : chunk.slice()
+    const bytes = typeof chunk === "string" ? encoder.encode(chunk) : new Uint8Array(chunk)
     this.bytesWritten += bytes.length
     this.unsent += bytes.length
     Queue.offerUnsafe(this.outbox, bytes)
@@ -280,9 +291,20 @@ class SocketWire implements Wire {
   close(): void {
     if (this.closing || this.closed) return
     this.closing = true
-    if (this.outbox.state._tag === "Done") return this.release()
     this.end()
-    this.fibers.push(this.fork(Effect.delay(Effect.sync(() => this.release()), flushTimeout)))
+    this.flow.resume()
+    this.releaseIfDone()
+    if (!this.closed) this.releaseIn(flushTimeout)
+  }
+
+  private releaseIfDone(): void {
+    if (!this.closing || !this.outputEnded) return
+    if (this.inputEnded) this.release()
+    else this.releaseIn(lingerTimeout)
+  }
+
+  private releaseIn(duration: Duration.Input): void {
+    this.fibers.push(this.fork(Effect.delay(Effect.sync(() => this.release()), duration)))
   }
 
   destroy(): void {
