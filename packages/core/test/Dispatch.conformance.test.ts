@@ -44,8 +44,13 @@ const lastInFirstOut = (options: { readonly queue: number }) =>
           else Deferred.doneUnsafe(turn, Effect.void)
           running = true
           return Deferred.await(turn).pipe(
-            Effect.onInterrupt(() => Effect.sync(() => waiting.splice(waiting.indexOf(turn), 1))),
-            Effect.andThen(Effect.ensuring(request.handle, next))
+            Effect.andThen(request.handle),
+            Effect.ensuring(Effect.suspend(() => {
+              const index = waiting.indexOf(turn)
+              if (index === -1) return next // It had its turn.
+              waiting.splice(index, 1) // It was interrupted while it waited.
+              return Effect.void
+            }))
           )
         })
     })
