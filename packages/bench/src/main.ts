@@ -56,6 +56,10 @@ const contenders: ReadonlyArray<Contender> = [
   node("raw", "raw"),
   node("ours", "ours", "loop"),
   node("ours (stream)", "ours", "stream"),
+  {
+    ...node("ours (borrow)", "ours", "borrow"),
+    takes: ({ service, size }: Workload) => service === "echo" && size > 1_000
+  },
   node("effect", "effect"),
   ...(flags.short ? [] : [
     node("node:stream", "nodeStream"),

@@ -58,6 +58,11 @@ export interface Connection {
   /** Waits for input and takes what has arrived, at least one byte. The bytes are the caller's for good. */
   readonly pull: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
   /**
+   * `pull` without its copy: the bytes are valid until the next read of this connection begins, then the memory is used
+   * again. Passing them to `write` and waiting for it is safe. For handlers that relay or count large amounts.
+   */
+  readonly pullBorrowed: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
+  /**
    * Reads to the next `\n` and returns the line without its `\n` or `\r\n`, decoded as UTF-8 (invalid bytes become U+FFFD).
    * A last line without `\n` counts. `maxLength` is in bytes, without the line end.
    */
@@ -90,6 +95,9 @@ export interface Connection {
    * else when it is again: a peer that does not read slows its writer down. On a connection that is gone it fails at once.
    *
    * **Gotchas**
+   *
+   * While more input lies in the buffer, answers are held back and leave as one, at the latest when the handler's fiber
+   * lets go of the processor. (`Effect.forever` does that every time round, unless told `{ disableYield: true }`.)
    *
    * Success means accepted for sending, as everywhere with sockets, not that the peer has it. An interrupted write has
    * been accepted too.

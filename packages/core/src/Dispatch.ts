@@ -8,7 +8,6 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
-import * as Semaphore from "effect/Semaphore"
 import type { DatagramTransport } from "./DatagramTransport.ts"
 import { checkInteger } from "./internal/options.ts"
 import type { ListenError } from "./ListenError.ts"
@@ -164,37 +163,40 @@ const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | u
   const refuseOldest = queue?.overflow === "refuseOldest"
   yield* checkInteger("maxInFlight", places, 1)
   yield* checkInteger("queue.max", max, 0)
-  const semaphore = yield* Semaphore.make(places)
-  const waiting = new Set<Request>()
+  const waiting = new Map<Request, (turn: Effect.Effect<void>) => void>()
   let running = 0
+
+  /** A place is free: the next in line gets it. */
+  const leave = Effect.sync(() => {
+    for (const [request, resume] of waiting) {
+      waiting.delete(request)
+      return resume(Effect.void)
+    }
+    running--
+  })
+  const wait = (request: Request) =>
+    Effect.callback<void>((resume) => {
+      waiting.set(request, resume)
+      return Effect.sync(() => waiting.delete(request))
+    })
 
   const strategy: Strategy = (request) =>
     Effect.suspend(() => {
-      const begin = Effect.suspend(() => {
-        waiting.delete(request)
+      if (running < places) {
         running++
-        return Effect.ensuring(
-          request.handle,
-          Effect.sync(() => {
-            running--
-          })
-        )
-      })
-      const run = Semaphore.withPermit(semaphore, begin)
-      if (running < places && waiting.size === 0) return run
+        return Effect.ensuring(request.handle, leave)
+      }
       let refusal = Effect.void
       if (waiting.size >= max) {
-        const oldest = refuseOldest ? waiting.values().next().value : undefined
+        const oldest = refuseOldest ? waiting.keys().next().value : undefined
         if (oldest === undefined) return request.refuse("queue")
         waiting.delete(oldest)
         refusal = oldest.refuse("queue")
       }
-      waiting.add(request)
-      return Effect.andThen(refusal, run).pipe(
-        Effect.onInterrupt(() =>
-          Effect.sync(() => {
-            waiting.delete(request)
-          })
+      return Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(
+          Effect.andThen(refusal, restore(wait(request))),
+          () => Effect.ensuring(restore(request.handle), leave)
         )
       )
     })

@@ -163,6 +163,8 @@ class MemoryWire implements Wire {
   private readonly inbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
   private readonly flow = new Flow()
   private unread = 0
+  /** Every write is copied. */
+  readonly unsent = 0
   private peerWaits = false
   private closed = false
 

@@ -73,6 +73,8 @@ export interface Wire {
   readonly local: SocketAddress
   readonly bytesRead: number
   readonly bytesWritten: number
+  /** How many bytes of output the system has not taken yet: the transport still needs the arrays that they were written from. */
+  readonly unsent: number
   readonly start: (receiver: Receiver) => void
   readonly resume: () => void
   readonly pause: () => void
@@ -93,14 +95,30 @@ export interface Wire {
 }
 
 /**
+ * Input that lies in a buffer of the transport's, which it will read into again.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Loan {
+  /** Makes bytes that the receiver may keep. */
+  readonly copy: (bytes: Uint8Array) => Uint8Array
+  /** Leaves the whole buffer to the receiver for good, where the transport can take another one. For use during the call. */
+  readonly keep?: (() => void) | undefined
+}
+
+/**
  * What a {@link Wire} reports to.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Receiver {
-  /** Input. The bytes belong to the receiver from now on: the transport never writes to them again. */
-  readonly onData: (chunk: Uint8Array) => void
+  /**
+   * Input. The bytes belong to the receiver from now on, and the transport never writes to them again; unless they are on
+   * `loan`: then they are the receiver's only until the call returns.
+   */
+  readonly onData: (chunk: Uint8Array, loan?: Loan) => void
   /** The peer has finished sending. */
   readonly onEnd: () => void
   /** The connection is lost. `onClose` follows. */

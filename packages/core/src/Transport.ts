@@ -196,7 +196,7 @@ class SocketWire implements Wire {
   private readonly flow = new Flow()
   private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
   private readonly fibers: Array<Fiber.Fiber<void>>
-  private unsent = 0
+  unsent = 0
   private writerWaits = false
   private inputEnded = false
   private outputEnded = false

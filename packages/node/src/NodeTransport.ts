@@ -111,8 +111,10 @@ export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
           const { address, port } = server.address() as Net.AddressInfo
           return inetAddress(address, port)
         },
-        peerOf: (socket) => inetAddress(socket.remoteAddress, socket.remotePort),
-        localOf: (socket) => inetAddress(socket.localAddress, socket.localPort)
+        addresses: {
+          peerOf: (socket) => inetAddress(socket.remoteAddress, socket.remotePort),
+          localOf: (socket) => inetAddress(socket.localAddress, socket.localPort)
+        }
       }, onConnection)
     })
   })
@@ -173,8 +175,7 @@ export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
         address: `unix://${isAbstract ? `@${path.slice(1)}` : path}`,
         around: mode === undefined ? undefined : withUmask(0o777 & ~mode),
         addressOf: () => address,
-        peerOf: () => unnamed,
-        localOf: (_socket, listener) => listener
+        addresses: { peerOf: () => unnamed, localOf: () => address }
       }, onConnection)
       if (mode !== undefined) yield* Effect.sync(() => Fs.chmodSync(path, mode))
       return listener

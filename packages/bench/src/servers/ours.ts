@@ -14,6 +14,8 @@ const style = process.argv[4] ?? "loop"
 const handlers: Record<string, Server.StreamHandler<any, never>> = {
   "echo loop": (connection) =>
     Effect.forever(Effect.flatMap(connection.pull, connection.write), { disableYield: true }),
+  "echo borrow": (connection) =>
+    Effect.forever(Effect.flatMap(connection.pullBorrowed, connection.write), { disableYield: true }),
   "echo stream": (connection) => Stream.run(connection.bytes, connection.sink),
   "lines loop": (connection) =>
     Effect.forever(Effect.flatMap(connection.readLine(), (line) => connection.write(`${line}\n`)), {

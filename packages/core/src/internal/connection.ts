@@ -2,7 +2,6 @@
  * The one implementation of `Connection`, over any transport's `Wire`. One input buffer, at most one waiting read; an Effect
  * is suspended only where there is really nothing to do yet. Errors are built when somebody observes them.
  */
-import * as Arr from "effect/Array"
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
@@ -12,7 +11,7 @@ import type * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
 import type * as Connection from "../Connection.ts"
 import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
-import type { Receiver, Wire, WireFailure } from "../StreamTransport.ts"
+import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
 import { InputBuffer } from "./inputBuffer.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
@@ -26,14 +25,10 @@ const readAhead = 65_536
 /** Chunks up to this size in all are joined into one write; a copy of more costs more than a system call. */
 const joinLimit = 65_536
 
-const encoder = new TextEncoder()
+/** Output that waits for more is handed over from here on. */
+const batchLimit = 16_384
 
-interface Waiter {
-  readonly read: Reads.Read<any>
-  readonly resume: (effect: Effect.Effect<any, ConnectionError | Cause.Done>) => void
-  /** Does this read belong to the `socket` view, whose owner may still be computing an answer? */
-  readonly readsAhead: boolean
-}
+const encoder = new TextEncoder()
 
 /** What the owner of a connection (a server, a client's scope) wants to know of it. */
 export interface Owner {
@@ -48,8 +43,18 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private readonly owner: Owner
 
   private readonly input = new InputBuffer()
-  private waiter: Waiter | undefined
+  /** The read that waits, if one does; whether it is the `socket` view's, whose owner may be computing an answer; its fiber. */
+  private waiting: Reads.Read<any> | undefined
+  private waitingAhead = false
+  private resumeWaiting!: (effect: Effect.Effect<any, ConnectionError | Cause.Done>) => void
   private writers: Array<() => void> | undefined
+  /** Output that waits for more, see `writeLater`. */
+  private batch: Array<Uint8Array | string> | undefined
+  private batchLength = 0
+  private delivering = false
+  /** The loan of the delivery under way, and whether a borrowing read has its bytes. */
+  private loan: Loan | undefined
+  private lent = false
   private flowing = false
   private ended = false
   private outputEnded = false
@@ -90,20 +95,28 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   // ---- what the wire reports
 
-  onData(chunk: Uint8Array): void {
+  onData(chunk: Uint8Array, loan?: Loan): void {
     if (this.closedHere) return
     this.unanswered = true
     if (this.now !== undefined) this.lastActivity = this.now()
-    this.input.push(chunk)
-    if (this.waiter === undefined) {
-      if (this.input.length >= readAhead && this.flowing) {
+    this.input.push(chunk, loan)
+    this.delivering = true
+    this.loan = loan
+    if (this.waiting === undefined) {
+      if (this.input.length > readAhead && this.flowing) {
         this.flowing = false
         this.wire.pause()
       }
-      return
+    } else {
+      const result = this.waiting.step(this.input, this.fail)
+      if (result !== undefined) this.finishRead(result)
     }
-    const result = this.waiter.read.step(this.input, this.fail)
-    if (result !== undefined) this.finishRead(result)
+    this.delivering = false
+    if (this.batch !== undefined) this.flush()
+    if (loan === undefined) return
+    if (this.lent) loan.keep!()
+    this.loan = undefined
+    this.input.keep()
   }
 
   onEnd(): void {
@@ -136,28 +149,35 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     read: Reads.Read<A>,
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
+    const wait = Effect.callback<A, ConnectionError | Cause.Done>((resume) => {
+      this.waiting = read
+      this.waitingAhead = readsAhead
+      this.resumeWaiting = resume
+      if (this.batch !== undefined) this.flush()
+      if (this.now !== undefined) this.lastActivity = this.now()
+      if (!this.flowing) {
+        this.flowing = true
+        this.wire.resume()
+      }
+      return this.cancelWaiting
+    })
     return Effect.suspend(() => {
-      if (this.waiter !== undefined) {
+      if (this.waiting !== undefined) {
         return Effect.die(
           new Error(
             `connection ${this.id}: a read is already waiting; one fiber at a time may read, let the others get their input from it`
           )
         )
       }
-      return this.tryRead(read, readsAhead) ?? Effect.callback<A, ConnectionError | Cause.Done>((resume) => {
-        const waiter: Waiter = { read, resume, readsAhead }
-        this.waiter = waiter
-        if (this.now !== undefined) this.lastActivity = this.now()
-        if (!this.flowing) {
-          this.flowing = true
-          this.wire.resume()
-        }
-        return Effect.sync(() => {
-          if (this.waiter === waiter) this.waiter = undefined
-        })
-      })
+      this.lent = false
+      return this.tryRead(read, readsAhead) ?? wait
     })
   }
+
+  /** One for all reads: only one can wait, and an interrupted one still does when this runs. */
+  private readonly cancelWaiting = Effect.sync(() => {
+    this.waiting = undefined
+  })
 
   /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */
   private tryRead<A>(
@@ -178,15 +198,14 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   private finishRead(result: Effect.Effect<any, ConnectionError | Cause.Done>): void {
-    const waiter = this.waiter!
-    this.waiter = undefined
-    waiter.resume(result)
+    this.waiting = undefined
+    this.resumeWaiting(result)
   }
 
   /** Something other than input has happened: it may end a waiting read. */
   private recheckRead(): void {
-    if (this.waiter === undefined) return
-    const result = this.tryRead(this.waiter.read, this.waiter.readsAhead)
+    if (this.waiting === undefined) return
+    const result = this.tryRead(this.waiting, this.waitingAhead)
     if (result !== undefined) this.finishRead(result)
   }
 
@@ -202,9 +221,31 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return this._pull ??= this.read(Reads.pull, false)
   }
 
+  private _pullBorrowed: Connection.Connection["pullBorrowed"] | undefined
+  get pullBorrowed(): Connection.Connection["pullBorrowed"] {
+    return this._pullBorrowed ??= this.read<Uint8Array>({
+      step: (input) => {
+        if (input.length === 0) return undefined
+        const bytes = input.lendFirst()
+        if (bytes === undefined) return Effect.succeed(input.takeFirst())
+        this.lent = true
+        return Effect.succeed(bytes)
+      },
+      end: Reads.pull.end
+    }, false)
+  }
+
   private _readLine: Connection.Connection["readLine"] | undefined
   get readLine(): Connection.Connection["readLine"] {
-    return this._readLine ??= (options) => Effect.suspend(() => this.read(Reads.line(options?.maxLength), false))
+    return this._readLine ??= (options) =>
+      options?.maxLength === undefined
+        ? this.defaultLine
+        : Effect.suspend(() => this.read(Reads.line(options.maxLength), false))
+  }
+
+  private _defaultLine: Effect.Effect<string, ConnectionError | Cause.Done> | undefined
+  private get defaultLine(): Effect.Effect<string, ConnectionError | Cause.Done> {
+    return this._defaultLine ??= this.read(Reads.line(), false)
   }
 
   get readExactly(): Connection.Connection["readExactly"] {
@@ -224,7 +265,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   get bytes(): Connection.Connection["bytes"] {
-    return Stream.fromPull(Effect.succeed(Effect.map(this.pull, Arr.of)))
+    return Stream.fromPull(Effect.succeed(this.read(Reads.pullArray, false)))
   }
 
   get lines(): Connection.Connection["lines"] {
@@ -247,9 +288,43 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (chunk.length === 0) return Effect.void
     this.unanswered = false
     if (this.now !== undefined) this.lastActivity = this.now()
+    if (this.batch !== undefined || this.input.length > 0) return this.writeLater(chunk)
     const below = this.wire.write(chunk)
+    // It may be the borrowed bytes that wait to be sent.
+    if (this.lent && this.loan !== undefined && this.wire.unsent > 0) this.loan.keep!()
     if (this.endWhenIdle) this.recheckRead()
     return below ? Effect.void : this.drain
+  }
+
+  /**
+   * Answers while more requests lie in the buffer: they leave together, in one system call instead of one each (bench "lines
+   * pipelined": 0.1 of raw node:net without this). They leave when the last request is taken, when a read has to wait, when
+   * they are many, or else when the running code lets go.
+   */
+  private writeLater(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> {
+    if (this.batch === undefined) {
+      this.batch = []
+      this.batchLength = 0
+      if (!this.delivering) queueMicrotask(() => this.flush())
+    }
+    this.batch.push(typeof chunk === "string" ? chunk : new Uint8Array(chunk))
+    this.batchLength += chunk.length
+    if (this.input.length > 0 && this.batchLength < batchLimit) return Effect.void
+    return this.flush() ? Effect.void : this.drain
+  }
+
+  /** Hands over what was written later; `false` where the output is above its high-water mark then. */
+  private flush(): boolean {
+    const { batch } = this
+    if (batch === undefined) return true
+    this.batch = undefined
+    if (this.lost !== undefined || this.released || this.destroyed) return true
+    const joined = join(batch)
+    const below = joined === undefined
+      ? batch.reduce((_, chunk) => this.wire.write(chunk), true)
+      : this.wire.write(joined)
+    if (this.endWhenIdle) this.recheckRead()
+    return below
   }
 
   private _writeAll: Connection.Connection["writeAll"] | undefined
@@ -301,6 +376,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   get end(): Effect.Effect<void> {
     return Effect.sync(() => {
       if (this.outputEnded || this.closedHere) return
+      this.flush()
       this.outputEnded = true
       this.wire.end()
     })
@@ -317,6 +393,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   /** Orderly close, from here or from the server at the end of the handler. Idempotent. */
   closeNow(): void {
     if (this.closedHere) return
+    this.flush()
     this.closeInput()
     this.wire.close()
   }
@@ -369,7 +446,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
   get silentSince(): number | undefined {
-    return this.waiter === undefined ? undefined : this.lastActivity
+    return this.waiting === undefined ? undefined : this.lastActivity
   }
 
   /** Ends the waiting read, and all later ones, with `Timeout`. */

@@ -1,6 +1,12 @@
+import type { Loan } from "../StreamTransport.ts"
+
 /**
- * Bytes that have arrived and were not read yet. One contiguous piece: a chunk that finds it empty becomes the buffer as
- * it is, without a copy; a chunk that finds something in it is copied behind. Bytes once given out are never written again.
+ * Bytes that have arrived and were not read yet: a contiguous piece that reads look into, and the chunks that came behind it.
+ * A chunk that finds nothing becomes the piece as it is; the chunks behind it are joined to it only when a read has to look
+ * across. Bytes once given out are never written again.
+ *
+ * A chunk on loan is the transport's again when its delivery returns. A line of it is decoded where it lies; what is given
+ * out as bytes, and what is still there at the end (`keep`), is copied.
  */
 export class InputBuffer {
   private bytes: Uint8Array = empty
@@ -8,74 +14,151 @@ export class InputBuffer {
   private end = 0
   /** Is `bytes` an allocation of ours, with room behind `end`? A transport's chunk never is. */
   private growable = false
+  /** Set while `bytes` is on loan. */
+  private loan: Loan | undefined
+  private behind: Array<Uint8Array> | undefined
+  private behindLength = 0
 
   get length(): number {
-    return this.end - this.start
+    return this.end - this.start + this.behindLength
   }
 
-  push(chunk: Uint8Array): void {
+  push(chunk: Uint8Array, loan: Loan | undefined): void {
     if (this.start === this.end) {
       this.bytes = chunk
       this.start = 0
       this.end = chunk.length
       this.growable = false
+      this.loan = loan
       return
     }
-    if (!this.growable || this.end + chunk.length > this.bytes.length) {
-      // Doubling keeps the cost of a long line that arrives in drips linear.
-      const grown = new Uint8Array(Math.max(2 * this.length, this.length + chunk.length, 256))
-      grown.set(this.bytes.subarray(this.start, this.end))
-      this.end = this.length
-      this.start = 0
-      this.bytes = grown
-      this.growable = true
-    }
-    this.bytes.set(chunk, this.end)
-    this.end += chunk.length
+    ;(this.behind ??= []).push(loan === undefined ? chunk : loan.copy(chunk))
+    this.behindLength += chunk.length
   }
 
-  /** Everything, without a copy. */
-  takeAll(): Uint8Array {
-    const all = this.start === 0 && this.end === this.bytes.length
+  /** The delivery of a chunk on loan is over: what was not read of it becomes our own. */
+  keep(): void {
+    if (this.loan === undefined || this.start === this.end) return
+    this.bytes = this.loan.copy(this.bytes.subarray(this.start, this.end))
+    this.end -= this.start
+    this.start = 0
+    this.loan = undefined
+  }
+
+  /** The first piece, without a copy where it is ours to give. */
+  takeFirst(): Uint8Array {
+    const bytes = this.loan === undefined ? this.first : this.loan.copy(this.first)
+    this.next()
+    return bytes
+  }
+
+  /** The first piece as it lies, if it is on a loan that can be kept; `undefined` otherwise. */
+  lendFirst(): Uint8Array | undefined {
+    if (this.loan?.keep === undefined) return undefined
+    const bytes = this.first
+    this.next()
+    return bytes
+  }
+
+  private get first(): Uint8Array {
+    return this.start === 0 && this.end === this.bytes.length
       ? this.bytes
       : this.bytes.subarray(this.start, this.end)
-    this.clear()
-    return all
   }
 
   /** The next `length` bytes, copied, so that four bytes of a header do not keep a 64 KiB chunk alive. */
   take(length: number): Uint8Array {
-    if (length === this.length) return this.takeAll()
-    const bytes = this.bytes.slice(this.start, this.start + length)
+    this.join()
+    if (length === this.length && length > 0) return this.takeFirst()
+    const bytes = new Uint8Array(this.bytes.subarray(this.start, this.start + length))
     this.skip(length)
     return bytes
   }
 
-  /** The next `length` bytes as they lie, valid until the next `push`; they stay in the buffer. */
+  /** The next `length` bytes as they lie, valid until the next call; they stay in the buffer. */
   peek(length: number): Uint8Array {
+    this.join()
     return this.bytes.subarray(this.start, this.start + length)
   }
 
   at(index: number): number {
+    this.join()
     return this.bytes[this.start + index]!
   }
 
   skip(length: number): void {
+    this.join()
     this.start += length
-    if (this.start === this.end) this.clear()
+    this.searched = 0
+    if (this.start === this.end) this.next()
   }
 
   /** Where `byte` stands at or behind `from`, counted from the next unread byte; -1 where it does not. */
   indexOf(byte: number, from: number): number {
+    this.join()
     const index = this.bytes.indexOf(byte, this.start + from)
     return index === -1 || index >= this.end ? -1 : index - this.start
   }
 
+  /** How far there is no `searchedFor`, counted from `start`. */
+  private searched = 0
+  private searchedFor = -1
+
+  /** Where the next `byte` stands; what was searched for it in vain before is not searched again. */
+  indexOfNext(byte: number): number {
+    const from = this.searchedFor === byte ? this.searched : 0
+    const index = this.indexOf(byte, from)
+    this.searchedFor = byte
+    this.searched = index === -1 ? this.length : index
+    return index
+  }
+
+  /** Where `byte` stands last; -1 where it does not. */
+  lastIndexOf(byte: number): number {
+    this.join()
+    const index = this.bytes.lastIndexOf(byte, this.end - 1)
+    return index < this.start ? -1 : index - this.start
+  }
+
   clear(): void {
-    this.bytes = empty
+    this.behind = undefined
+    this.behindLength = 0
+    this.next()
+  }
+
+  /** The first piece has been read. */
+  private next(): void {
+    const { behind } = this
+    const bytes = behind?.shift() ?? empty
+    if (behind?.length === 0) this.behind = undefined
+    if (bytes !== empty) this.behindLength -= bytes.length
+    this.bytes = bytes
     this.start = 0
-    this.end = 0
+    this.end = bytes.length
+    this.searched = 0
     this.growable = false
+    this.loan = undefined
+  }
+
+  /** Joins what came behind to the first piece. Doubling keeps the cost of a long line that arrives in drips linear. */
+  private join(): void {
+    if (this.behind === undefined) return
+    const { length } = this
+    if (!this.growable || this.start + length > this.bytes.length) {
+      const grown = new Uint8Array(Math.max(2 * (this.end - this.start), length, 256))
+      grown.set(this.bytes.subarray(this.start, this.end))
+      this.end -= this.start
+      this.start = 0
+      this.bytes = grown
+      this.growable = true
+      this.loan = undefined
+    }
+    for (const chunk of this.behind) {
+      this.bytes.set(chunk, this.end)
+      this.end += chunk.length
+    }
+    this.behind = undefined
+    this.behindLength = 0
   }
 }
 

@@ -38,6 +38,7 @@ import { type Listener, StreamTransport, type Wire } from "../StreamTransport.ts
 import { ConnectionImpl, discard, formatAddress, type Owner } from "./connection.ts"
 import { checkDuration } from "./options.ts"
 
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 type AnyHandler = StreamHandler<unknown, never>
 type Shape = Server["Service"]
 
@@ -399,6 +400,9 @@ class Entry implements Request {
   state: ConnectionInfo["state"] = "admitting"
   waitsForDrain = false
 
+  /** The handler's scope, and what its fiber runs with: added to the server's context once, no merge per request. */
+  private readonly scope = Scope.makeUnsafe()
+  private readonly context: Context.Context<never>
   private fiber: Fiber.Fiber<void> | undefined
   private fiberEnded = false
   private idleTimer: Fiber.Fiber<void> | undefined
@@ -413,6 +417,7 @@ class Entry implements Request {
     this.id = id
     this.openedAt = server.now()
     this.connection = new ConnectionImpl(id, wire, server)
+    this.context = Context.add(Context.add(server.context, CurrentEntry, this), Scope.Scope, this.scope)
   }
 
   /** Has the handler begun? */
@@ -421,8 +426,8 @@ class Entry implements Request {
   }
 
   begin(): void {
-    const { context, idleMillis } = this.server
-    const runFork = Effect.runForkWith(context)
+    const { idleMillis } = this.server
+    const runFork = Effect.runForkWith(this.context)
     if (idleMillis !== undefined) {
       this.connection.trackActivity(this.server.now)
       this.idleTimer = runFork(this.watchIdle(idleMillis))
@@ -483,34 +488,31 @@ class Entry implements Request {
   // ---- the handler
 
   get handle(): Effect.Effect<void> {
-    return Effect.uninterruptibleMask((restore) => {
-      if (this.begun) {
-        return Effect.die(new Error(`request ${this.id}: a strategy ran \`handle\` twice`))
-      }
-      if (this.reason !== undefined) return Effect.void
-      this.server.queued--
-      this.state = "handling"
-      this.server.inFlight++
-      const scope = Scope.makeUnsafe()
-      const context = this.server.context.pipe(
-        Context.add(Scope.Scope, scope),
-        Context.add(CurrentEntry, this)
-      )
-      const handler = Effect.suspend(() => this.server.config.handler(this.connection))
-      return Effect.flatMap(
-        Effect.exit(restore(Effect.provideContext(handler, context))),
-        (exit) => this.settle(exit, scope, restore)
-      )
+    return Effect.withFiber((fiber) => {
+      const run = Effect.uninterruptibleMask((restore) => this.run(restore))
+      // The request's own fiber has its context from the start. Another one, of a strategy's, gets it here.
+      return fiber.getRef(CurrentEntry) === this ? run : Effect.provideContext(run, this.context)
     })
+  }
+
+  private run(restore: Restore): Effect.Effect<void> {
+    if (this.begun) return Effect.die(new Error(`request ${this.id}: a strategy ran \`handle\` twice`))
+    if (this.reason !== undefined) return Effect.void
+    this.server.queued--
+    this.state = "handling"
+    this.server.inFlight++
+    return Effect.flatMap(
+      Effect.exit(restore(Effect.suspend(() => this.server.config.handler(this.connection)))),
+      (exit) => this.settle(exit, restore)
+    )
   }
 
   /** The handler has ended: its finalizers, the verdict, the error hook, the close. */
   private settle(
     handled: Exit.Exit<unknown, unknown>,
-    scope: Scope.Closeable,
-    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+    restore: Restore
   ): Effect.Effect<void> {
-    const finalizers = Scope.closeUnsafe(scope, handled)
+    const finalizers = Scope.closeUnsafe(this.scope, handled)
     const finalized = finalizers === undefined
       ? Effect.succeed(handled)
       : Effect.map(Effect.exit(finalizers), (exit) => withFailure(handled, exit))

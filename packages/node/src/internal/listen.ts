@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Scope from "effect/Scope"
 import * as Net from "node:net"
-import { NodeWire } from "./wire.ts"
+import { type Addresses, NodeWire } from "./wire.ts"
 
 export interface ListenConfig {
   readonly server: Net.ServerOpts
@@ -21,8 +21,7 @@ export interface ListenConfig {
   /** Runs around the synchronous part of binding, where `umask` applies. */
   readonly around?: ((bind: () => void) => void) | undefined
   readonly addressOf: (server: Net.Server) => SocketAddress
-  readonly peerOf: (socket: Net.Socket) => SocketAddress
-  readonly localOf: (socket: Net.Socket, listener: SocketAddress) => SocketAddress
+  readonly addresses: Addresses
 }
 
 export const listen = (
@@ -41,7 +40,7 @@ export const listen = (
         server.on("error", () => {})
         const address = config.addressOf(server)
         server.on("connection", (socket) => {
-          onConnection(new NodeWire(socket, config.peerOf(socket), config.localOf(socket, address)))
+          onConnection(new NodeWire(socket, config.addresses))
         })
         resume(Effect.succeed({ server, listener: { address, descriptor: descriptorOf(server) } }))
       })

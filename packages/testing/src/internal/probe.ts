@@ -1,5 +1,5 @@
 /** A receiver that notes what a wire reports, and whether it kept to the rules. */
-import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import * as Effect from "effect/Effect"
 import { promptly } from "./waiting.ts"
 
@@ -49,9 +49,9 @@ export class Probe implements Receiver {
     return this.log.includes(event)
   }
 
-  onData(chunk: Uint8Array): void {
+  onData(chunk: Uint8Array, loan?: Loan): void {
     this.note("data")
-    this.chunks.push(chunk)
+    this.chunks.push(loan === undefined ? chunk : loan.copy(chunk))
     this.received += chunk.length
     const hook = this.onNextData
     this.onNextData = undefined
