@@ -47,7 +47,7 @@ const echoes: Record<string, (connection: Connection.Connection) => Effect.Effec
   "pull, kept": (c) =>
     Effect.gen(function*() {
       const kept: Array<Uint8Array> = []
-      yield* Effect.forever(Effect.gen(function*() {
+      return yield* Effect.forever(Effect.gen(function*() {
         kept.push(yield* c.pull)
         if (kept.length > 10) yield* c.write(kept.shift()!)
       })).pipe(Effect.ensuring(Effect.suspend(() => Effect.ignore(c.writeAll(kept)))))
