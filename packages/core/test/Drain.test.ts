@@ -293,6 +293,21 @@ describe("drain", () => {
       assert.strictEqual(yield* server.status, "stopped")
     }))
 
+  it.effect("needs no time with `grace` and `kill` of 0, so a test clock need not be moved", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const server = yield* Scope.provide(
+        start((c) => c.id === 1 ? Effect.never : Effect.uninterruptible(Effect.never), {
+          shutdown: { grace: 0, kill: 0 }
+        }),
+        scope
+      )
+      yield* Effect.replicateEffect(MemoryTransport.connect(server.address), 2)
+      yield* settle
+      yield* Scope.close(scope, Exit.void)
+      assert.deepStrictEqual((yield* server.stats).closed, { Drained: 1, Killed: 1 })
+    }))
+
   it.effect("has 20 seconds of grace and 5 more before the cut, by default", () =>
     Effect.gen(function*() {
       const server = yield* start(() => Effect.uninterruptible(Effect.never))

@@ -92,9 +92,8 @@ describe("the connection is closed, whatever the handler does", () => {
       const upstream = yield* start((c) => c.reset)
       const proxy = endOf(() =>
         Effect.scoped(Effect.gen(function*() {
-          yield* MemoryTransport.connect(upstream.address)
-          const second = yield* MemoryTransport.connect(upstream.address)
-          yield* second.pull
+          const client = yield* MemoryTransport.connect(upstream.address)
+          yield* client.pull
         }))
       )
       assert.strictEqual((yield* proxy)._tag, "HandlerFailed")

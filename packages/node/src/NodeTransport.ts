@@ -99,6 +99,7 @@ export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
       yield* checkInteger("port", options.port, 0, 65_535)
       if (options.port === undefined) return yield* invalid("port", undefined, "an integer from 0 to 65535")
       if (host === "") return yield* invalid("host", host, "an address or a name; leave it out for all addresses")
+      let bound: NetAddress.SocketAddress
       const common = yield* commonOptions(options)
       const keepAlive = yield* keepAliveOptions(options.keepAlive)
       // A server that resumes must come back where it was, also where the port was chosen by the system.
@@ -109,11 +110,13 @@ export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
         address: `${host === undefined ? "*" : host.includes(":") ? `[${host}]` : host}:${port}`,
         addressOf: (server) => {
           const { address, port } = server.address() as Net.AddressInfo
-          return inetAddress(address, port)
+          return bound = inetAddress(address, port)
         },
         addresses: {
           peerOf: (socket) => inetAddress(socket.remoteAddress, socket.remotePort),
-          localOf: (socket) => inetAddress(socket.localAddress, socket.localPort)
+          // A socket that is gone knows no more than its listener.
+          localOf: (socket) =>
+            socket.localAddress === undefined ? bound : inetAddress(socket.localAddress, socket.localPort)
         }
       }, onConnection)
     })

@@ -29,6 +29,7 @@ const joinLimit = 65_536
 const batchLimit = 16_384
 
 const encoder = new TextEncoder()
+const owners = new WeakMap<object, ConnectionImpl>()
 
 /** What the owner of a connection (a server, a client's scope) wants to know of it. */
 export interface Owner {
@@ -114,7 +115,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.delivering = false
     if (this.batch !== undefined) this.flush()
     if (loan === undefined) return
-    if (this.lent) loan.keep!()
+    this.keepLent()
     this.loan = undefined
     this.input.keep()
   }
@@ -209,6 +210,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (result !== undefined) this.finishRead(result)
   }
 
+  /** Borrowed bytes that are still in use when their delivery ends, or wait to be sent, become the handler's for good. */
+  private keepLent(): void {
+    if (!this.lent) return
+    this.lent = false
+    this.loan?.keep?.()
+  }
+
   private isIdle(readsAhead: boolean): boolean {
     return this.input.length === 0 && this.workInProgress === 0 && !(readsAhead && this.unanswered)
   }
@@ -291,7 +299,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.batch !== undefined || this.input.length > 0) return this.writeLater(chunk)
     const below = this.wire.write(chunk)
     // It may be the borrowed bytes that wait to be sent.
-    if (this.lent && this.loan !== undefined && this.wire.unsent > 0) this.loan.keep!()
+    if (this.wire.unsent > 0) this.keepLent()
     if (this.endWhenIdle) this.recheckRead()
     return below ? Effect.void : this.drain
   }
@@ -474,7 +482,18 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   // ---- errors
 
   private readonly fail = (reason: ConnectionError["reason"]): Effect.Effect<never, ConnectionError> =>
-    Effect.fail(new ConnectionError({ reason, connection: this.id, peer: formatAddress(this.peer) }))
+    Effect.fail(this.own(new ConnectionError({ reason, connection: this.id, peer: formatAddress(this.peer) })))
+
+  /** Remembers an error as this connection's. */
+  own<E extends object>(error: E): E {
+    owners.set(error, this)
+    return error
+  }
+
+  /** Is it this connection that failed with `error`, and not another one that its handler has to do with? */
+  owns(error: unknown): boolean {
+    return typeof error === "object" && error !== null && owners.get(error) === this
+  }
 
   private failLost(failure: WireFailure): Effect.Effect<never, ConnectionError> {
     return this.fail(failure._tag === "Reset" ? new Reset() : new Failed({ cause: failure.cause }))

@@ -20,7 +20,7 @@ import * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
 import type { Step } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
-import { ConnectionError } from "../ConnectionError.ts"
+import type { ConnectionError } from "../ConnectionError.ts"
 import { Dispatch, type Request, type Strategy } from "../Dispatch.ts"
 import type { ListenError } from "../ListenError.ts"
 import type {
@@ -515,10 +515,10 @@ class Entry implements Request {
     const finalizers = Scope.closeUnsafe(this.scope, handled)
     const finalized = finalizers === undefined
       ? Effect.succeed(handled)
-      : Effect.map(Effect.exit(finalizers), (exit) => withFailure(handled, exit))
+      : Effect.map(Effect.exit(finalizers), (exit) => this.withFailure(handled, exit))
     return Effect.flatMap(finalized, (exit) => {
       const reason = this.decide(this.reasonOf(exit))
-      return isReported(exit)
+      return this.isReported(exit)
         ? Effect.andThen(Effect.exit(restore(this.onError(exit.cause, reason))), this.close)
         : this.close
     })
@@ -535,15 +535,50 @@ class Entry implements Request {
   private reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {
     const { drained, lost, wasTimedOut } = this.connection
     let error: ConnectionError | Socket.SocketError | undefined
-    if (Exit.isFailure(exit) && !isEnd(exit.cause)) {
+    if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
       if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
-      error = connectionErrorOf(exit.cause, this.id)
+      error = this.ownErrorOf(exit.cause)
       if (error === undefined) return CloseReason.HandlerFailed(exit.cause)
     }
     if (wasTimedOut) return CloseReason.IdleTimeout
     if (lost?._tag === "Reset") return CloseReason.PeerReset
     if (error !== undefined) return CloseReason.TransportFailed(error)
     return drained ? CloseReason.Drained : CloseReason.Completed
+  }
+
+  /** Does the cause say nothing but "the input has ended", to a reader of the connection or of its `socket`? */
+  private isEnd(cause: Cause.Cause<unknown>): boolean {
+    return cause.reasons.length > 0 && cause.reasons.every((reason) =>
+      Cause.isFailReason(reason) && (
+        Cause.isDone(reason.error) ||
+        (Socket.isSocketError(reason.error) && this.connection.owns(reason.error) &&
+          reason.error.reason._tag === "SocketCloseError" && reason.error.reason.code === 1000)
+      )
+    )
+  }
+
+  /** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
+  private ownErrorOf(cause: Cause.Cause<unknown>): ConnectionError | Socket.SocketError | undefined {
+    let found: ConnectionError | Socket.SocketError | undefined
+    for (const reason of cause.reasons) {
+      if (!Cause.isFailReason(reason) || !this.connection.owns(reason.error)) return undefined
+      found = reason.error as ConnectionError | Socket.SocketError
+    }
+    return found
+  }
+
+  /** A handler's exit and that of its finalizers: what either failed with is kept. */
+  private withFailure(
+    handled: Exit.Exit<unknown, unknown>,
+    finalized: Exit.Exit<unknown, unknown>
+  ): Exit.Exit<unknown, unknown> {
+    if (Exit.isSuccess(finalized)) return handled
+    if (Exit.isSuccess(handled)) return finalized
+    return Exit.failCause(this.isEnd(handled.cause) ? finalized.cause : Cause.combine(handled.cause, finalized.cause))
+  }
+
+  private isReported(exit: Exit.Exit<unknown, unknown>): exit is Exit.Failure<unknown, unknown> {
+    return Exit.isFailure(exit) && !this.isEnd(exit.cause) && !Cause.hasInterruptsOnly(exit.cause)
   }
 
   private decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
@@ -631,7 +666,7 @@ class Entry implements Request {
       const reason = this.decide(
         Exit.isFailure(exit) ? CloseReason.HandlerFailed(exit.cause) : CloseReason.Refused("dispatch")
       )
-      if (isReported(exit)) Effect.runForkWith(this.server.context)(this.onError(exit.cause, reason))
+      if (this.isReported(exit)) Effect.runForkWith(this.server.context)(this.onError(exit.cause, reason))
     }
     this.connection.closeNow()
     this.onPart()
@@ -661,42 +696,4 @@ class Entry implements Request {
       annotations: new Map(annotations)
     }
   }
-}
-
-/** A handler's exit and that of its finalizers: what either failed with is kept. */
-const withFailure = (
-  handled: Exit.Exit<unknown, unknown>,
-  finalized: Exit.Exit<unknown, unknown>
-): Exit.Exit<unknown, unknown> => {
-  if (Exit.isSuccess(finalized)) return handled
-  if (Exit.isSuccess(handled)) return finalized
-  return Exit.failCause(isEnd(handled.cause) ? finalized.cause : Cause.combine(handled.cause, finalized.cause))
-}
-
-const isReported = (exit: Exit.Exit<unknown, unknown>): exit is Exit.Failure<unknown, unknown> =>
-  Exit.isFailure(exit) && !isEnd(exit.cause) && !Cause.hasInterruptsOnly(exit.cause)
-
-/** Does the cause say nothing but "the input has ended", to a reader of the connection or of its `socket`? */
-const isEnd = (cause: Cause.Cause<unknown>): boolean =>
-  cause.reasons.length > 0 && cause.reasons.every((reason) =>
-    Cause.isFailReason(reason) && (
-      Cause.isDone(reason.error) ||
-      (Socket.isSocketError(reason.error) && reason.error.reason._tag === "SocketCloseError" &&
-        reason.error.reason.code === 1000)
-    )
-  )
-
-/** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
-const connectionErrorOf = (
-  cause: Cause.Cause<unknown>,
-  id: number
-): ConnectionError | Socket.SocketError | undefined => {
-  let found: ConnectionError | Socket.SocketError | undefined
-  for (const reason of cause.reasons) {
-    if (!Cause.isFailReason(reason)) return undefined
-    const { error } = reason
-    if (!(error instanceof ConnectionError && error.connection === id) && !Socket.isSocketError(error)) return undefined
-    found = error
-  }
-  return found
 }

@@ -2,24 +2,23 @@
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Socket from "effect/socket/Socket"
-import type * as Connection from "../Connection.ts"
 import type { ConnectionError } from "../ConnectionError.ts"
-
-const closed = (code: number): Socket.SocketError =>
-  new Socket.SocketError({ reason: new Socket.SocketCloseError({ code }) })
+import type { ConnectionImpl } from "./connection.ts"
 
 /** A peer can bring every one of these about: they are closes, which socket code expects, not failures it would die of. */
-const toCloseError = (error: ConnectionError | Cause.Done): Socket.SocketError =>
-  closed(error._tag === "Done" ? 1000 : 1006)
-
-const writeError = (cause: ConnectionError): Socket.SocketError =>
-  new Socket.SocketError({ reason: new Socket.SocketWriteError({ cause }) })
+const closeError = (error: ConnectionError | Cause.Done): Socket.SocketError =>
+  new Socket.SocketError({ reason: new Socket.SocketCloseError({ code: error._tag === "Done" ? 1000 : 1006 }) })
 
 export const makeSocket = (
-  connection: Connection.Connection,
+  connection: ConnectionImpl,
   pull: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
 ): Socket.Socket => {
-  const pullChunks = Effect.mapBoth(pull, { onSuccess: (chunk) => [chunk] as const, onFailure: toCloseError })
+  const writeError = (cause: ConnectionError) =>
+    connection.own(new Socket.SocketError({ reason: new Socket.SocketWriteError({ cause }) }))
+  const pullChunks = Effect.mapBoth(pull, {
+    onSuccess: (chunk) => [chunk] as const,
+    onFailure: (error) => connection.own(closeError(error))
+  })
   return Socket.make({
     reader: Effect.succeed({ pull: pullChunks, upgrade: Socket.SocketUpgradeError.unsupported }),
     writer: Effect.acquireRelease(
