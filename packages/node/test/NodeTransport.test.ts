@@ -4,7 +4,7 @@ import { Dispatch, MemoryTransport, Server, type StreamTransport } from "@socket
 import { NodeTransport } from "@socketserver/node"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
-import { existsSync, renameSync, statSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, renameSync, statSync, writeFileSync } from "node:fs"
 import * as Net from "node:net"
 import { join } from "node:path"
 import { connect, directory, eventLoopTurn, once, portOf, receiveAll, start } from "./utils.ts"
@@ -285,9 +285,21 @@ describe("bad input is one tagged error that names the address or option and say
       assert.match(message, new RegExp(`^127\\.0\\.0\\.1:${portOf(server)} is already in use: stop the program`))
     }))
 
-  it.live.skipIf(process.getuid?.() === 0)("no permission", () =>
+  it.live("no permission", () =>
     Effect.gen(function*() {
-      assert.strictEqual((yield* failure(NodeTransport.tcp({ ...local, port: 1 }))).tag, "PermissionDenied")
+      const closed = yield* directory
+      chmodSync(closed, 0o500)
+      // Root may write everywhere: this process is nobody for the while.
+      yield* Effect.acquireRelease(
+        Effect.sync(() => process.getuid!() === 0 && process.seteuid!("nobody")),
+        (changed) => Effect.sync(() => changed !== false && process.seteuid!(0))
+      )
+      const { message, tag } = yield* failure(NodeTransport.unix({ path: join(closed, "s.sock") }))
+      assert.strictEqual(tag, "PermissionDenied")
+      assert.match(
+        message,
+        /^no permission to listen on unix:.*s\.sock: choose a port above 1023, or a path in a directory/
+      )
     }))
 })
 
