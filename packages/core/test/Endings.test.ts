@@ -341,6 +341,30 @@ describe("without an `onError`", () => {
       assert.deepStrictEqual(more, [])
     }))
 
+  it.effect("so is that of an admission check, and of a strategy", () =>
+    Effect.gen(function*() {
+      const lines: Array<string> = []
+      const logger = Logger.make(({ logLevel, message }) => lines.push(`${logLevel} ${String(message)}`))
+      const broken = Dispatch.custom({ name: "broken", make: Effect.succeed(() => Effect.die("no strategy")) })
+      const serving = [
+        MemoryTransport.stream().pipe(Admission.verify(() => Effect.fail("no check")), Dispatch.serial()),
+        MemoryTransport.stream().pipe(broken)
+      ]
+      for (const layer of serving) {
+        const server = yield* layer.pipe(
+          Server.serveStream(() => Effect.void),
+          Layer.build,
+          Effect.map(Context.get(Server.Server)),
+          Effect.provide(Logger.layer([logger]))
+        )
+        const client = yield* MemoryTransport.connect(server.address)
+        assert.isTrue(Cause.isDone(yield* Effect.flip(client.pull)))
+        yield* server.awaitIdle
+      }
+      assert.match(lines[0]!, /^Error connection 1 from memory:\d+: Refused/)
+      assert.match(lines[1]!, /^Error connection 1 from memory:\d+: HandlerFailed/)
+    }))
+
   it.effect("what a client can cause is never above debug", () =>
     Effect.gen(function*() {
       const [reset] = yield* logged((c) => c.pull, (client) => Effect.andThen(settle, client.reset))
