@@ -107,9 +107,9 @@ describe("a server's layer", () => {
         [start(echo, { idleTimeout: "soon" as any }), "idleTimeout"],
         [start(echo, { shutdown: { grace: -1 } }), "shutdown.grace"],
         [start(echo, { shutdown: { kill: Number.NaN } }), "shutdown.kill"],
-        [startWith(Dispatch.fiberPerRequest({ maxInFlight: 0 }) as any)(echo), "maxInFlight"],
-        [startWith(Dispatch.serial({ queue: { max: -1 } }) as any)(echo), "queue.max"],
-        [startWith(Dispatch.serial({ queue: { max: 1.5 } }) as any)(echo), "queue.max"]
+        [startWith(Dispatch.fiberPerRequest({ maxInFlight: 0 }))(echo), "maxInFlight"],
+        [startWith(Dispatch.serial({ queue: { max: -1 } }))(echo), "queue.max"],
+        [startWith(Dispatch.serial({ queue: { max: 1.5 } }))(echo), "queue.max"]
       ]
       for (const [effect, option] of cases) {
         const error = yield* Effect.flip(effect)

@@ -2,9 +2,8 @@
 import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
 import { Context, Effect, Fiber, Layer } from "effect"
 import { TestClock } from "effect/testing"
-import type { DispatchStep } from "./types.ts"
 
-export const startWith = (step: DispatchStep) =>
+export const startWith = (step: ReturnType<typeof Dispatch.custom>) =>
 <E, R, RError = never, RTimeout = never>(
   handler: Server.StreamHandler<E, R>,
   options?: Server.ServerOptions<NoInfer<E>, RError, RTimeout>
