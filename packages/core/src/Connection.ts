@@ -59,7 +59,7 @@ export interface Connection {
   readonly pull: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
   /**
    * `pull` without its copy: the bytes are valid until the next read of this connection begins, then the memory is used
-   * again. Passing them to `write` and waiting for it is safe. For handlers that relay or count large amounts.
+   * again. Passing them to the `write` of a connection, this or another, and waiting for it is safe. For handlers that relay or count large amounts.
    */
   readonly pullBorrowed: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
   /**

@@ -1,7 +1,8 @@
 /** Writes: when they leave, in what order, and what they do with the caller's bytes. */
 import { assert, describe, it } from "@effect/vitest"
-import { MemoryTransport } from "@socketserver/core"
-import { Effect, Stream } from "effect"
+import { type Connection, Dispatch, MemoryTransport, Server, StreamTransport } from "@socketserver/core"
+import { Effect, Layer, Stream } from "effect"
+import { NetAddress } from "effect/net"
 import { TestClock } from "effect/testing"
 import { settle, start } from "./utils.ts"
 
@@ -117,4 +118,67 @@ describe("pullBorrowed", () => {
       yield* client.end
       assert.strictEqual((yield* client.readAll()).length, 0)
     }))
+
+  it.effect("leaves its bytes to a write that is not all sent yet, on the same connection or another", () =>
+    Effect.gen(function*() {
+      const connections: Array<Connection.Connection> = []
+      const wires = [new HandWire(), new HandWire()]
+      const byHand = Layer.succeed(StreamTransport.StreamTransport, {
+        name: "by hand",
+        steps: [],
+        listen: (onConnection) =>
+          Effect.sync(() => {
+            wires.forEach(onConnection)
+            return { address: here }
+          })
+      })
+      yield* byHand.pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveStream((c) =>
+          Effect.suspend(() => {
+            connections.push(c)
+            // The second relays to the first, the first to itself.
+            return Effect.forever(Effect.flatMap(c.pullBorrowed, (bytes) => connections[0]!.write(bytes)), {
+              disableYield: true
+            })
+          })
+        ),
+        Layer.build
+      )
+      for (const wire of wires) {
+        for (const unsent of [0, 10]) {
+          wires[0]!.unsent = unsent
+          let kept = 0
+          wire.receiver.onData(new Uint8Array(10), { copy: (bytes) => bytes, keep: () => kept++ })
+          assert.strictEqual(kept, unsent === 0 ? 0 : 1)
+        }
+      }
+    }))
 })
+
+const here = NetAddress.unixPathAddress("by hand")
+
+/** A wire that a test delivers to, and that says of its output what the test wants. */
+class HandWire implements StreamTransport.Wire {
+  readonly peer = here
+  readonly local = here
+  readonly bytesRead = 0
+  readonly bytesWritten = 0
+  unsent = 0
+  receiver!: StreamTransport.Receiver
+  start(receiver: StreamTransport.Receiver) {
+    this.receiver = receiver
+  }
+  resume() {}
+  pause() {}
+  write() {
+    return true
+  }
+  end() {}
+  close() {
+    this.receiver.onClose()
+  }
+  destroy() {
+    this.receiver.onClose()
+  }
+}

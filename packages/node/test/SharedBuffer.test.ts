@@ -2,10 +2,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import type { Connection } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
-import { Effect } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
 import type * as Net from "node:net"
 import { sharedBuffer } from "../src/internal/sharedBuffer.ts"
-import { connect, start } from "./utils.ts"
+import { connect, eventLoopTurn, once, start } from "./utils.ts"
 
 /** Bytes that tell their place, so that any exchange of two pieces shows. */
 const pattern = (seed: number, length: number) => {
@@ -42,7 +42,7 @@ const exchange = (socket: Net.Socket, data: Buffer) =>
 
 const echoes: Record<string, (connection: Connection.Connection) => Effect.Effect<unknown, unknown>> = {
   "pull": (c) => Effect.forever(Effect.flatMap(c.pull, c.write)),
-  "pullBorrowed": (c) => Effect.forever(Effect.flatMap(c.pullBorrowed, c.write)),
+  "pullBorrowed": (c) => Effect.forever(Effect.flatMap(c.pullBorrowed, c.write), { disableYield: true }),
   // What a read returned belongs to the caller for good: kept over ten more reads, and only then written.
   "pull, kept": (c) =>
     Effect.gen(function*() {
@@ -78,6 +78,47 @@ describe("many connections at a time, large and small, each reading in its own w
           })),
         { concurrency: 10, discard: true }
       )
+    }), 30_000)
+})
+
+describe("borrowed bytes that are relayed to another connection", () => {
+  it.live("arrive as they were, though that one's client reads late", () =>
+    Effect.gen(function*() {
+      const target = Deferred.makeUnsafe<Connection.Connection>()
+      const server = yield* start(NodeTransport.tcp({ host: "127.0.0.1", port: 0 }), (c) =>
+        c.id === 1
+          ? Effect.andThen(Deferred.succeed(target, c), c.draining)
+          : Effect.flatMap(
+            Deferred.await(target),
+            (other) =>
+              Effect.ensuring(
+                Effect.forever(Effect.flatMap(c.pullBorrowed, other.write), { disableYield: true }),
+                other.end
+              )
+          ))
+      const reader = yield* connect(server.address)
+      const sender = yield* connect(server.address)
+      const data = pattern(1, 16_000_000)
+      const received: Array<Buffer> = []
+      const done = yield* Effect.forkChild(once(reader, "end"), { startImmediately: true })
+      reader.on("data", (chunk: Buffer) => received.push(chunk))
+      reader.pause()
+      // Pieces that leave some room below the high-water mark: the write is done, but not all of it is sent.
+      const send = (offset: number): void => {
+        if (offset >= data.length) return void sender.end()
+        sender.write(data.subarray(offset, offset + 20_000), () => send(offset + 20_000))
+      }
+      send(0)
+      // The reader begins when nothing moves any more: the system's buffers are full, and output waits in the process.
+      for (let still = 0, read = -1; still < 200;) {
+        yield* eventLoopTurn
+        const { bytesRead } = yield* server.stats
+        still = bytesRead === read && bytesRead > 0 ? still + 1 : 0
+        read = bytesRead
+      }
+      reader.resume()
+      yield* Fiber.join(done)
+      assert.isTrue(Buffer.concat(received).equals(data))
     }), 30_000)
 })
 

@@ -31,6 +31,14 @@ const batchLimit = 16_384
 const encoder = new TextEncoder()
 const owners = new WeakMap<object, ConnectionImpl>()
 
+/** Whose borrowing read has the bytes of the delivery under way, if one has: deliveries are synchronous, one at a time. */
+let lender: ConnectionImpl | undefined
+
+const lend = (connection: ConnectionImpl): void => {
+  lender?.keepLent()
+  lender = connection
+}
+
 /** What the owner of a connection (a server, a client's scope) wants to know of it. */
 export interface Owner {
   /** Opens when the owner drains. */
@@ -53,9 +61,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private batch: Array<Uint8Array | string> | undefined
   private batchLength = 0
   private delivering = false
-  /** The loan of the delivery under way, and whether a borrowing read has its bytes. */
+  /** The loan of the delivery under way. */
   private loan: Loan | undefined
-  private lent = false
   private flowing = false
   private ended = false
   private outputEnded = false
@@ -170,7 +177,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
           )
         )
       }
-      this.lent = false
+      if (lender === this) lender = undefined
       return this.tryRead(read, readsAhead) ?? wait
     })
   }
@@ -211,9 +218,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   /** Borrowed bytes that are still in use when their delivery ends, or wait to be sent, become the handler's for good. */
-  private keepLent(): void {
-    if (!this.lent) return
-    this.lent = false
+  keepLent(): void {
+    if (lender !== this) return
+    lender = undefined
     this.loan?.keep?.()
   }
 
@@ -236,7 +243,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         if (input.length === 0) return undefined
         const bytes = input.lendFirst()
         if (bytes === undefined) return Effect.succeed(input.takeFirst())
-        this.lent = true
+        lend(this)
         return Effect.succeed(bytes)
       },
       end: Reads.pull.end
@@ -298,8 +305,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.now !== undefined) this.lastActivity = this.now()
     if (this.batch !== undefined || this.input.length > 0) return this.writeLater(chunk)
     const below = this.wire.write(chunk)
-    // It may be the borrowed bytes that wait to be sent.
-    if (this.wire.unsent > 0) this.keepLent()
+    // It may be borrowed bytes that wait to be sent, this connection's or those of one that relays to it.
+    if (lender !== undefined && this.wire.unsent > 0) lender.keepLent()
     if (this.endWhenIdle) this.recheckRead()
     return below ? Effect.void : this.drain
   }

@@ -18,7 +18,7 @@ export interface Read<A> {
   readonly end: (input: InputBuffer, fail: Fail) => Effect.Effect<A, ConnectionError | Cause.Done>
 }
 
-export const defaultMaxLength = 65_536
+const defaultMaxLength = 65_536
 
 const newline = 10
 const carriageReturn = 13
