@@ -4,6 +4,7 @@
  */
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as NetAddress from "effect/net/NetAddress"
 import * as Sink from "effect/Sink"
@@ -13,6 +14,7 @@ import type * as Connection from "../Connection.ts"
 import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
 import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
 import { InputBuffer } from "./inputBuffer.ts"
+import { Parking } from "./parking.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
 
@@ -55,7 +57,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   /** The read that waits, if one does; whether it is the `socket` view's, whose owner may be computing an answer; its fiber. */
   private waiting: Reads.Read<any> | undefined
   private waitingAhead = false
-  private resumeWaiting!: (effect: Effect.Effect<any, ConnectionError | Cause.Done>) => void
+  private readonly reader = new Parking<any, ConnectionError | Cause.Done>(this)
   private writers: Array<() => void> | undefined
   /** Output that waits for more, see `writeLater`. */
   private batch: Array<Uint8Array | string> | undefined
@@ -157,19 +159,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     read: Reads.Read<A>,
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
-    const wait = Effect.callback<A, ConnectionError | Cause.Done>((resume) => {
-      this.waiting = read
-      this.waitingAhead = readsAhead
-      this.resumeWaiting = resume
-      if (this.batch !== undefined) this.flush()
-      if (this.now !== undefined) this.lastActivity = this.now()
-      if (!this.flowing) {
-        this.flowing = true
-        this.wire.resume()
-      }
-      return this.cancelWaiting
-    })
-    return Effect.suspend(() => {
+    return Effect.withFiber((fiber) => {
       if (this.waiting !== undefined) {
         return Effect.die(
           new Error(
@@ -178,14 +168,30 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         )
       }
       if (lender === this) lender = undefined
-      return this.tryRead(read, readsAhead) ?? wait
+      return this.tryRead(read, readsAhead) ?? this.wait(read, readsAhead, fiber)
     })
   }
 
-  /** One for all reads: only one can wait, and an interrupted one still does when this runs. */
-  private readonly cancelWaiting = Effect.sync(() => {
+  private wait<A>(
+    read: Reads.Read<A>,
+    readsAhead: boolean,
+    fiber: Fiber.Fiber<unknown, unknown>
+  ): Effect.Effect<A, ConnectionError | Cause.Done> {
+    this.waiting = read
+    this.waitingAhead = readsAhead
+    if (this.batch !== undefined) this.flush()
+    if (this.now !== undefined) this.lastActivity = this.now()
+    if (!this.flowing) {
+      this.flowing = true
+      this.wire.resume()
+    }
+    return this.reader.park(fiber)
+  }
+
+  /** The fiber that waits for input is interrupted. */
+  onInterrupted(): void {
     this.waiting = undefined
-  })
+  }
 
   /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */
   private tryRead<A>(
@@ -207,7 +213,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   private finishRead(result: Effect.Effect<any, ConnectionError | Cause.Done>): void {
     this.waiting = undefined
-    this.resumeWaiting(result)
+    this.reader.wake(result)
   }
 
   /** Something other than input has happened: it may end a waiting read. */
@@ -284,10 +290,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   get lines(): Connection.Connection["lines"] {
-    return (options) =>
-      Stream.fromPull(
-        Effect.succeed(Effect.suspend(() => this.read(Reads.lines(options?.maxLength), false)))
-      )
+    return (options) => Stream.fromPull(Effect.sync(() => this.read(Reads.lines(options?.maxLength), false)))
   }
 
   // ---- writes
@@ -322,7 +325,11 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
       this.batchLength = 0
       if (!this.delivering) queueMicrotask(() => this.flush())
     }
-    this.batch.push(typeof chunk === "string" ? chunk : new Uint8Array(chunk))
+    const last = this.batch.length - 1
+    // Strings become one string: cheaper than a list that is joined.
+    if (typeof chunk !== "string") this.batch.push(new Uint8Array(chunk))
+    else if (typeof this.batch[last] === "string") this.batch[last] += chunk
+    else this.batch.push(chunk)
     this.batchLength += chunk.length
     if (this.input.length > 0 && this.batchLength < batchLimit) return Effect.void
     return this.flush() ? Effect.void : this.drain

@@ -8,6 +8,9 @@ import type { Loan } from "../StreamTransport.ts"
  * A chunk on loan is the transport's again when its delivery returns. A line of it is decoded where it lies; what is given
  * out as bytes, and what is still there at the end (`keep`), is copied.
  */
+// A BOM is data on a socket; the decoder's default would drop one at the start of every line.
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+
 export class InputBuffer {
   private bytes: Uint8Array = empty
   private start = 0
@@ -90,6 +93,7 @@ export class InputBuffer {
     this.join()
     this.start += length
     this.searched = 0
+    this.textLeft -= length
     if (this.start === this.end) this.next()
   }
 
@@ -98,6 +102,46 @@ export class InputBuffer {
     this.join()
     const index = this.bytes.indexOf(byte, this.start + from)
     return index === -1 || index >= this.end ? -1 : index - this.start
+  }
+
+  /** Complete lines from `start` on, seen as text together if that is possible, and how many of their bytes are left. */
+  private text: string | undefined
+  private textLeft = 0
+
+  /** Where the next `\n` stands; -1 where there is none. */
+  indexOfLineEnd(): number {
+    const { text } = this
+    if (text === undefined || this.textLeft <= 0) return this.indexOfNext(newline)
+    const from = text.length - this.textLeft
+    return text.indexOf("\n", from) - from
+  }
+
+  /** The next `length` bytes as text; they and the rest of the line, whose `\n` is at `index`, are skipped. */
+  takeLine(length: number, index: number): string {
+    if (this.textLeft <= 0 && index + 1 < this.length) this.decodeLines()
+    const { text } = this
+    let line: string
+    if (text === undefined || this.textLeft <= 0) line = decoder.decode(this.peek(length))
+    else {
+      const from = text.length - this.textLeft
+      line = text.slice(from, from + length)
+    }
+    this.skip(index + 1)
+    return line
+  }
+
+  /**
+   * There are more lines behind the next one: they are decoded together, since each call of the decoder costs more than a
+   * line's bytes. (Bench "lines pipelined", loop: 0.56 of raw node:net without this.) With nothing but ASCII among them, a
+   * character is a byte, and a line is a slice; otherwise they are decoded one by one.
+   */
+  private decodeLines(): void {
+    const last = this.bytes.lastIndexOf(newline, Math.min(this.end, this.start + textLimit) - 1)
+    const length = last + 1 - this.start
+    if (length <= 0) return
+    const text = decoder.decode(this.bytes.subarray(this.start, last + 1))
+    this.text = text.length === length ? text : undefined
+    this.textLeft = length
   }
 
   /** How far there is no `searchedFor`, counted from `start`. */
@@ -136,6 +180,7 @@ export class InputBuffer {
     this.start = 0
     this.end = bytes.length
     this.searched = 0
+    this.textLeft = 0
     this.growable = false
     this.loan = undefined
   }
@@ -163,3 +208,7 @@ export class InputBuffer {
 }
 
 const empty = new Uint8Array(0)
+const newline = 10
+
+/** Lines are slices of the text that they were decoded with, and keep it alive: so it is this long at most. */
+const textLimit = 4_096

@@ -47,12 +47,6 @@ export const pullArray: Read<NonEmptyReadonlyArray<Uint8Array>> = {
 const lineLength = (input: InputBuffer, index: number): number =>
   index > 0 && input.at(index - 1) === carriageReturn ? index - 1 : index
 
-const takeLine = (input: InputBuffer, index: number): string => {
-  const text = decoder.decode(input.peek(lineLength(input, index)))
-  input.skip(index + 1)
-  return text
-}
-
 /** A last line, without a `\n`. */
 const lastLine = (input: InputBuffer, max: number, fail: Fail): Effect.Effect<string, ConnectionError | Cause.Done> => {
   const length = input.length
@@ -69,11 +63,12 @@ export const line = (maxLength?: number): Read<string> => {
   const max = checkedMaxLength(maxLength)
   return {
     step: (input, fail) => {
-      const index = input.indexOfNext(newline)
-      if (index === -1 ? pastLine(input, max) : lineLength(input, index) > max) {
-        return fail(new LimitExceeded({ operation: "readLine", limit: max }))
-      }
-      return index === -1 ? undefined : Effect.succeed(takeLine(input, index))
+      const index = input.indexOfLineEnd()
+      if (index === -1 && !pastLine(input, max)) return undefined
+      const length = index === -1 ? Infinity : lineLength(input, index)
+      return length > max
+        ? fail(new LimitExceeded({ operation: "readLine", limit: max }))
+        : Effect.succeed(input.takeLine(length, index))
     },
     end: (input, fail) => lastLine(input, max, fail)
   }
@@ -84,10 +79,12 @@ export const lines = (maxLength?: number): Read<NonEmptyReadonlyArray<string>> =
   const max = checkedMaxLength(maxLength)
   return {
     step: (input, fail) => {
-      if (input.indexOfNext(newline) === -1) {
+      const first = input.indexOfLineEnd()
+      if (first === -1) {
         return pastLine(input, max) ? fail(new LimitExceeded({ operation: "lines", limit: max })) : undefined
       }
       const last = input.lastIndexOf(newline)
+      if (first === last && last <= max) return Effect.succeed([input.takeLine(lineLength(input, first), first)])
       // All of it within the limit of one: no line needs to be measured. (Bench "lines pipelined": half the cost.)
       return last <= max
         ? Effect.succeed(takeLines(input, last))
@@ -119,7 +116,7 @@ const takeMeasuredLines = (
   const taken: Array<string> = []
   let index = input.indexOf(newline, 0)
   while (index !== -1 && lineLength(input, index) <= max) {
-    taken.push(takeLine(input, index))
+    taken.push(input.takeLine(lineLength(input, index), index))
     index = input.indexOf(newline, 0)
   }
   return Arr.isReadonlyArrayNonEmpty(taken) ? Effect.succeed(taken) : undefined

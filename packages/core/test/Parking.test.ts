@@ -1,0 +1,147 @@
+/** A place where a fiber waits, both ways: on the inside of a fiber, and by `Effect.callback`. */
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Effect, Exit, Fiber } from "effect"
+import { AsyncLocalStorage } from "node:async_hooks"
+import { Parking, parking } from "../src/internal/parking.ts"
+
+/** A place, how often its fiber was interrupted, and the effect that waits there. */
+const makePlace = () => {
+  const place = {
+    interrupted: 0,
+    onInterrupted: () => {
+      place.interrupted++
+    },
+    parking: undefined as unknown as Parking<number, string>,
+    wait: Effect.withFiber((fiber): Effect.Effect<number, string> => place.parking.park(fiber))
+  }
+  place.parking = new Parking(place)
+  return place
+}
+
+it("works on the inside of this Effect's fibers", () => {
+  const place = makePlace()
+  Effect.runFork(place.wait)
+  assert.isTrue(parking.available)
+})
+
+describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]])("%s", (_, enabled) => {
+  const test = (name: string, effect: Effect.Effect<void, unknown>) =>
+    it.effect(name, () =>
+      Effect.gen(function*() {
+        parking.enabled = enabled
+        yield* effect
+      }).pipe(Effect.ensuring(Effect.sync(() => {
+        parking.enabled = true
+      }))))
+
+  test(
+    "a fiber goes on with what it is woken with, a success or a failure",
+    Effect.gen(function*() {
+      const place = makePlace()
+      const fiber = Effect.runFork(Effect.map(place.wait, (value) => value + 1))
+      assert.isUndefined(fiber.pollUnsafe())
+      place.parking.wake(Effect.succeed(41))
+      assert.strictEqual(yield* Fiber.join(fiber), 42)
+
+      const failing = Effect.runFork(Effect.flip(place.wait))
+      place.parking.wake(Effect.fail("no"))
+      assert.strictEqual(yield* Fiber.join(failing), "no")
+      assert.strictEqual(place.interrupted, 0)
+    })
+  )
+
+  test(
+    "the same place serves one wait after the other, deep in the same fiber",
+    Effect.gen(function*() {
+      const place = makePlace()
+      const sum = (rest: number): Effect.Effect<number, string> =>
+        rest === 0
+          ? Effect.succeed(0)
+          : Effect.flatMap(place.wait, (value) => Effect.map(sum(rest - 1), (n) => n + value))
+      const fiber = Effect.runFork(sum(1_000))
+      for (let i = 1; i <= 1_000; i++) place.parking.wake(Effect.succeed(i))
+      assert.strictEqual(yield* Fiber.join(fiber), 500_500)
+    })
+  )
+
+  test(
+    "an interrupt ends the wait, says so once, and runs finalizers",
+    Effect.gen(function*() {
+      const place = makePlace()
+      let finalized = false
+      const fiber = Effect.runFork(
+        Effect.ensuring(
+          place.wait,
+          Effect.sync(() => {
+            finalized = true
+          })
+        )
+      )
+      const exit = yield* Effect.exit(Effect.andThen(Fiber.interrupt(fiber), Fiber.join(fiber)))
+      assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+      assert.isTrue(finalized)
+      assert.strictEqual(place.interrupted, 1)
+    })
+  )
+
+  test(
+    "an interrupt skips the fiber's own recovery",
+    Effect.gen(function*() {
+      const place = makePlace()
+      let recovered = false
+      const fiber = Effect.runFork(
+        Effect.catchCause(place.wait, () =>
+          Effect.sync(() => {
+            recovered = true
+          }))
+      )
+      yield* Fiber.interrupt(fiber)
+      assert.isFalse(recovered)
+      assert.strictEqual(place.interrupted, 1)
+    })
+  )
+
+  test(
+    "a fiber that cannot be interrupted goes on waiting, and is interrupted after it",
+    Effect.gen(function*() {
+      const place = makePlace()
+      const seen: Array<number> = []
+      const fiber = Effect.runFork(
+        Effect.andThen(
+          Effect.uninterruptible(Effect.map(place.wait, (value) => seen.push(value))),
+          Effect.sync(() => seen.push(-1))
+        )
+      )
+      fiber.interruptUnsafe()
+      assert.isUndefined(fiber.pollUnsafe())
+      assert.strictEqual(place.interrupted, 0)
+      place.parking.wake(Effect.succeed(1))
+      const exit = fiber.pollUnsafe()
+      assert.isTrue(exit !== undefined && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+      assert.deepStrictEqual(seen, [1])
+    })
+  )
+
+  test(
+    "a wait that lost a race is over, and the place free for the next",
+    Effect.gen(function*() {
+      const place = makePlace()
+      assert.strictEqual(yield* Effect.race(place.wait, Effect.succeed(7)), 7)
+      assert.isAtMost(place.interrupted, 1)
+      const fiber = Effect.runFork(place.wait)
+      place.parking.wake(Effect.succeed(8))
+      assert.strictEqual(yield* Fiber.join(fiber), 8)
+    })
+  )
+
+  test(
+    "what was stored in the fiber's asynchronous context is there after the wait",
+    Effect.gen(function*() {
+      const storage = new AsyncLocalStorage<string>()
+      const place = makePlace()
+      const fiber = storage.run("mine", () => Effect.runFork(Effect.map(place.wait, () => storage.getStore())))
+      storage.run("another's", () => place.parking.wake(Effect.succeed(1)))
+      assert.strictEqual(yield* Fiber.join(fiber), "mine")
+    })
+  )
+})
