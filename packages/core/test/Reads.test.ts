@@ -111,6 +111,58 @@ describe("readLine", () => {
     }))
 })
 
+describe("all kinds of reads, in any order", () => {
+  const Kind = Schema.Literals(["line", "exactly", "until", "pull", "lines"])
+  // Half of the input ASCII, half not, some of it no UTF-8: lines are decoded together or one by one.
+  const Piece = Schema.Union([
+    Schema.Literals(["a", "bc", "\n", "\r\n", "\r", "längst", "🦆", "x".repeat(300), "y".repeat(5_000)]),
+    Schema.Literals([0xff, 0xe2, 0xc3])
+  ])
+
+  it.effect.prop(
+    "give every byte once, in its place",
+    [Schema.Array(Piece).check(Schema.isMinLength(20)), Cuts, Schema.Array(Kind).check(Schema.isMinLength(3))],
+    ([pieces, cuts, kinds]) =>
+      Effect.gen(function*() {
+        const input = Uint8Array.from(pieces.flatMap((p) => typeof p === "number" ? [p] : [...bytes(p)]))
+        let at = 0
+        const lineEnd = () => input.indexOf(10, at)
+        const lineOf = (end: number) => {
+          const line = input.subarray(at, end > at && input[end - 1] === 13 ? end - 1 : end)
+          at = end + 1
+          return new TextDecoder("utf-8", { ignoreBOM: true }).decode(line)
+        }
+        yield* receive(cut(input, cuts), (c) =>
+          Effect.gen(function*() {
+            for (let i = 0; at < input.length; i++) {
+              const kind = kinds[i % kinds.length]!
+              if (kind === "line" && lineEnd() !== -1) assert.strictEqual(yield* c.readLine(), lineOf(lineEnd()))
+              else if (kind === "lines" && lineEnd() !== -1) {
+                const lines = yield* Stream.runCollect(Stream.take(c.lines(), 1))
+                assert.deepStrictEqual(lines, [lineOf(lineEnd())])
+                return
+              } else if (kind === "until" && lineEnd() !== -1) {
+                assert.deepStrictEqual(yield* c.readUntil("\n"), new Uint8Array(input.subarray(at, lineEnd())))
+                at = lineEnd() + 1
+              } else if (kind === "pull") {
+                const chunk = yield* c.pull
+                assert.deepStrictEqual(Buffer.from(chunk), Buffer.from(input.subarray(at, at + chunk.length)))
+                at += chunk.length
+              } else {
+                const length = Math.min(3, input.length - at)
+                assert.deepStrictEqual(
+                  Buffer.from(yield* c.readExactly(length)),
+                  Buffer.from(input.subarray(at, at + length))
+                )
+                at += length
+              }
+            }
+            yield* Effect.flip(c.pull)
+          }))
+      })
+  )
+})
+
 describe("lines", () => {
   it.effect("gives the lines before one that is too long", () =>
     Effect.gen(function*() {
