@@ -166,7 +166,6 @@ const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | u
   const waiting = new Map<Request, (turn: Effect.Effect<void>) => void>()
   let running = 0
 
-  /** A place is free: the next in line gets it. */
   const leave = Effect.sync(() => {
     for (const [request, resume] of waiting) {
       waiting.delete(request)
@@ -174,6 +173,8 @@ const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | u
     }
     running--
   })
+  /** A place is free: the next in line gets it. One function for all requests, kept while they run. */
+  const onLeave = () => leave
   const wait = (request: Request) =>
     Effect.callback<void>((resume) => {
       waiting.set(request, resume)
@@ -184,7 +185,7 @@ const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | u
     Effect.suspend(() => {
       if (running < places) {
         running++
-        return Effect.ensuring(request.handle, leave)
+        return Effect.onExit(request.handle, onLeave)
       }
       let refusal = Effect.void
       if (waiting.size >= max) {
@@ -196,7 +197,7 @@ const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | u
       return Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(
           Effect.andThen(refusal, restore(wait(request))),
-          () => Effect.ensuring(restore(request.handle), leave)
+          () => Effect.onExit(restore(request.handle), onLeave)
         )
       )
     })

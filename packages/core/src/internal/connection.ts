@@ -118,7 +118,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         this.wire.pause()
       }
     } else {
-      const result = this.waiting.step(this.input, this.fail)
+      const result = this.waiting.step(this.input, this)
       if (result !== undefined) this.finishRead(result)
     }
     this.delivering = false
@@ -199,14 +199,14 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> | undefined {
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
-    const result = read.step(this.input, this.fail)
+    const result = read.step(this.input, this)
     if (result !== undefined) return result
     if (this.lost !== undefined) return this.failLost(this.lost)
-    if (this.ended || this.released) return read.end(this.input, this.fail)
+    if (this.ended || this.released) return read.end(this.input, this)
     if (this.timedOut) return this.fail(new Timeout({ deadline: "idleTimeout" }))
     if (this.endWhenIdle && this.isIdle(readsAhead)) {
       this.drained = true
-      return read.end(this.input, this.fail)
+      return read.end(this.input, this)
     }
     return undefined
   }
@@ -495,8 +495,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   // ---- errors
 
-  private readonly fail = (reason: ConnectionError["reason"]): Effect.Effect<never, ConnectionError> =>
-    Effect.fail(this.own(new ConnectionError({ reason, connection: this.id, peer: formatAddress(this.peer) })))
+  fail(reason: ConnectionError["reason"]): Effect.Effect<never, ConnectionError> {
+    return Effect.fail(this.own(new ConnectionError({ reason, connection: this.id, peer: formatAddress(this.peer) })))
+  }
 
   /** Remembers an error as this connection's. */
   own<E extends object>(error: E): E {

@@ -10,12 +10,14 @@ import * as Effect from "effect/Effect"
 import { type ConnectionError, LimitExceeded, UnexpectedEnd } from "../ConnectionError.ts"
 import type { InputBuffer } from "./inputBuffer.ts"
 
-/** Makes the connection's error of a reason. */
-export type Fail = (reason: LimitExceeded | UnexpectedEnd) => Effect.Effect<never, ConnectionError>
+/** Whose input is read: makes the connection's error of a reason. */
+export interface Reader {
+  readonly fail: (reason: LimitExceeded | UnexpectedEnd) => Effect.Effect<never, ConnectionError>
+}
 
 export interface Read<A> {
-  readonly step: (input: InputBuffer, fail: Fail) => Effect.Effect<A, ConnectionError> | undefined
-  readonly end: (input: InputBuffer, fail: Fail) => Effect.Effect<A, ConnectionError | Cause.Done>
+  readonly step: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError> | undefined
+  readonly end: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError | Cause.Done>
 }
 
 const defaultMaxLength = 65_536
@@ -48,10 +50,14 @@ const lineLength = (input: InputBuffer, index: number): number =>
   index > 0 && input.at(index - 1) === carriageReturn ? index - 1 : index
 
 /** A last line, without a `\n`. */
-const lastLine = (input: InputBuffer, max: number, fail: Fail): Effect.Effect<string, ConnectionError | Cause.Done> => {
+const lastLine = (
+  input: InputBuffer,
+  max: number,
+  reader: Reader
+): Effect.Effect<string, ConnectionError | Cause.Done> => {
   const length = input.length
   if (length === 0) return done
-  if (length > max) return fail(new LimitExceeded({ operation: "readLine", limit: max }))
+  if (length > max) return reader.fail(new LimitExceeded({ operation: "readLine", limit: max }))
   return Effect.succeed(decoder.decode(input.take(length)))
 }
 
@@ -62,15 +68,15 @@ const pastLine = (input: InputBuffer, max: number): boolean =>
 export const line = (maxLength?: number): Read<string> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, fail) => {
+    step: (input, reader) => {
       const index = input.indexOfLineEnd()
       if (index === -1 && !pastLine(input, max)) return undefined
       const length = index === -1 ? Infinity : lineLength(input, index)
       return length > max
-        ? fail(new LimitExceeded({ operation: "readLine", limit: max }))
+        ? reader.fail(new LimitExceeded({ operation: "readLine", limit: max }))
         : Effect.succeed(input.takeLine(length, index))
     },
-    end: (input, fail) => lastLine(input, max, fail)
+    end: (input, reader) => lastLine(input, max, reader)
   }
 }
 
@@ -78,19 +84,19 @@ export const line = (maxLength?: number): Read<string> => {
 export const lines = (maxLength?: number): Read<NonEmptyReadonlyArray<string>> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, fail) => {
+    step: (input, reader) => {
       const first = input.indexOfLineEnd()
       if (first === -1) {
-        return pastLine(input, max) ? fail(new LimitExceeded({ operation: "lines", limit: max })) : undefined
+        return pastLine(input, max) ? reader.fail(new LimitExceeded({ operation: "lines", limit: max })) : undefined
       }
       const last = input.lastIndexOf(newline)
       if (first === last && last <= max) return Effect.succeed([input.takeLine(lineLength(input, first), first)])
       // All of it within the limit of one: no line needs to be measured. (Bench "lines pipelined": half the cost.)
       return last <= max
         ? Effect.succeed(takeLines(input, last))
-        : takeMeasuredLines(input, max) ?? fail(new LimitExceeded({ operation: "lines", limit: max }))
+        : takeMeasuredLines(input, max) ?? reader.fail(new LimitExceeded({ operation: "lines", limit: max }))
     },
-    end: (input, fail) => Effect.map(lastLine(input, max, fail), Arr.of)
+    end: (input, reader) => Effect.map(lastLine(input, max, reader), Arr.of)
   }
 }
 
@@ -128,12 +134,12 @@ export const exactly = (length: number, maxLength?: number): Read<Uint8Array> =>
     throw new RangeError(`readExactly: length is ${length}: expected an integer, 0 or more`)
   }
   return {
-    step: (input, fail) => {
-      if (length > max) return fail(new LimitExceeded({ operation: "readExactly", limit: max }))
+    step: (input, reader) => {
+      if (length > max) return reader.fail(new LimitExceeded({ operation: "readExactly", limit: max }))
       return input.length < length ? undefined : Effect.succeed(input.take(length))
     },
-    end: (input, fail) =>
-      input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readExactly", received: input.length }))
+    end: (input, reader) =>
+      input.length === 0 ? done : reader.fail(new UnexpectedEnd({ operation: "readExactly", received: input.length }))
   }
 }
 
@@ -143,27 +149,27 @@ export const until = (delimiter: string | Uint8Array, maxLength?: number): Read<
   if (mark.length === 0) throw new RangeError("readUntil: the delimiter is empty")
   let searched = 0
   return {
-    step: (input, fail) => {
+    step: (input, reader) => {
       const index = find(input, mark, searched)
       if (index === -1) {
         searched = Math.max(0, input.length - mark.length + 1)
-        return searched > max ? fail(new LimitExceeded({ operation: "readUntil", limit: max })) : undefined
+        return searched > max ? reader.fail(new LimitExceeded({ operation: "readUntil", limit: max })) : undefined
       }
-      if (index > max) return fail(new LimitExceeded({ operation: "readUntil", limit: max }))
+      if (index > max) return reader.fail(new LimitExceeded({ operation: "readUntil", limit: max }))
       const bytes = input.take(index)
       input.skip(mark.length)
       return Effect.succeed(bytes)
     },
-    end: (input, fail) =>
-      input.length === 0 ? done : fail(new UnexpectedEnd({ operation: "readUntil", received: input.length }))
+    end: (input, reader) =>
+      input.length === 0 ? done : reader.fail(new UnexpectedEnd({ operation: "readUntil", received: input.length }))
   }
 }
 
 export const all = (maxLength?: number): Read<Uint8Array> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, fail) =>
-      input.length > max ? fail(new LimitExceeded({ operation: "readAll", limit: max })) : undefined,
+    step: (input, reader) =>
+      input.length > max ? reader.fail(new LimitExceeded({ operation: "readAll", limit: max })) : undefined,
     end: (input) => Effect.succeed(input.take(input.length))
   }
 }

@@ -3,7 +3,7 @@
  * collections (the benchmark's "16 KiB × 64": 0.55 of raw node:net without this).
  *
  * Node has that for client sockets, as `net.connect({ onread })`, but not for accepted ones. So this sets, on an accepted
- * socket, the three fields that `onread` sets. They are undocumented: where one is missing, `readInto` says `false`, the
+ * socket, the three fields that `onread` sets. They are undocumented: where one is missing, it says `false`, the
  * socket is left as it was, and delivers by its `data` event. Nothing else in the project knows of any of this.
  */
 import type { Loan } from "@socketserver/core/StreamTransport"
@@ -57,16 +57,10 @@ export const sharedBuffer = {
   enabled: true
 }
 
-/** Makes `socket`, fresh and unread, deliver to `onRead` once it flows. Its `data` event does not come then. */
-export const readInto = (socket: Net.Socket, onRead: OnRead): boolean => {
-  const fields = socket as any
-  if (
-    !sharedBuffer.enabled || kBuffer === undefined || kBufferCb === undefined || kBufferGen === undefined ||
-    typeof fields._handle?.useUserBuffer !== "function"
-  ) return false
-  fields[kBuffer] = shared
-  fields[kBufferGen] = takeNextBuffer
-  fields[kBufferCb] = function(this: Net.Socket, length: number, buffer: Uint8Array): boolean {
+/** A way to make a socket, fresh and unread, deliver to `onRead` once it flows. Its `data` event does not come then. */
+export const makeReadInto = (onRead: OnRead): (socket: Net.Socket) => boolean => {
+  // One for all sockets: a connection costs no closure.
+  const callback = function(this: Net.Socket, length: number, buffer: Uint8Array): boolean {
     const bytes = length === size ? buffer : buffer.subarray(0, length)
     if (buffer === shared) {
       if (length >= large) takeNewBuffer()
@@ -76,6 +70,16 @@ export const readInto = (socket: Net.Socket, onRead: OnRead): boolean => {
     if (length < large) nextBuffer = shared
     return onRead.call(this, bytes, loanOfOwn)
   }
-  fields._handle.useUserBuffer(shared)
-  return true
+  return (socket) => {
+    const fields = socket as any
+    if (
+      !sharedBuffer.enabled || kBuffer === undefined || kBufferCb === undefined || kBufferGen === undefined ||
+      typeof fields._handle?.useUserBuffer !== "function"
+    ) return false
+    fields[kBuffer] = shared
+    fields[kBufferGen] = takeNextBuffer
+    fields[kBufferCb] = callback
+    fields._handle.useUserBuffer(shared)
+    return true
+  }
 }

@@ -5,7 +5,7 @@
 import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
-import { readInto } from "./sharedBuffer.ts"
+import { makeReadInto } from "./sharedBuffer.ts"
 
 /** How long a peer may take to read the last of its output after the handler has ended. */
 const flushTimeout = 30_000
@@ -69,7 +69,7 @@ export class NodeWire implements Wire {
   start(receiver: Receiver): void {
     this.receiver = receiver
     // The listener was made with `pauseOnConnect`: a data listener does not make the socket flow.
-    if (!readInto(this.socket, onRead)) this.socket.on("data", onData)
+    if (!readInto(this.socket)) this.socket.on("data", onData)
     this.socket
       .on("end", onEnd)
       .on("error", onError)
@@ -169,6 +169,8 @@ function onData(this: Net.Socket, chunk: Uint8Array) {
 function onRead(this: Net.Socket, bytes: Uint8Array, loan: Loan) {
   return (this as WiredSocket)[wireOf].received(bytes, loan)
 }
+
+const readInto = makeReadInto(onRead)
 
 function onEnd(this: Net.Socket) {
   ;(this as WiredSocket)[wireOf].ended()
