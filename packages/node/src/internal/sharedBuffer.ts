@@ -8,13 +8,14 @@
  */
 import type { Loan } from "@socketserver/core/StreamTransport"
 import * as Net from "node:net"
+import { allocatedOutside } from "./externalMemory.ts"
 
 /** Takes what was read, and says whether to go on. */
 export type OnRead = (this: Net.Socket, bytes: Uint8Array, loan: Loan) => boolean
 
 const size = 65_536
 /** A read of this many bytes is the sign of more: the socket gets a buffer of its own, which can be lent and left. */
-const large = 4_096
+export const large = 4_096
 const shared = Buffer.allocUnsafeSlow(size)
 
 /** What `net` reads into next on the socket whose callback has just returned; `undefined` for the same buffer again. */
@@ -25,22 +26,29 @@ const takeNextBuffer = () => {
   return next
 }
 const takeNewBuffer = () => {
+  allocatedOutside(size)
   nextBuffer = Buffer.allocUnsafeSlow(size)
 }
 
 /** Small copies come from Node's pool, large ones are not zeroed first: half the cost of what the language has. */
-const copy = (bytes: Uint8Array): Uint8Array => Buffer.from(bytes)
+const copy = (bytes: Uint8Array): Uint8Array => {
+  if (bytes.length >= large) allocatedOutside(bytes.length)
+  return Buffer.from(bytes)
+}
 const loanOfShared: Loan = { copy }
 const loanOfOwn: Loan = {
   copy: (bytes) => {
     if (bytes.length < handOver) return copy(bytes)
-    // A new buffer costs less than a copy.
-    takeNewBuffer()
+    // To leave them where they are and read on behind them, or elsewhere, costs less than a copy.
+    const { buffer, byteLength, byteOffset } = bytes
+    const end = byteOffset + byteLength
+    if (buffer.byteLength - end >= byteLength) nextBuffer = Buffer.from(buffer, end)
+    else takeNewBuffer()
     return bytes
   },
   keep: takeNewBuffer
 }
-const handOver = 32_768
+const handOver = 16_384
 
 const symbolOf = (socket: Net.Socket, description: string) =>
   Object.getOwnPropertySymbols(socket).find((symbol) => symbol.description === description)
@@ -61,7 +69,7 @@ export const sharedBuffer = {
 export const makeReadInto = (onRead: OnRead): (socket: Net.Socket) => boolean => {
   // One for all sockets: a connection costs no closure.
   const callback = function(this: Net.Socket, length: number, buffer: Uint8Array): boolean {
-    const bytes = length === size ? buffer : buffer.subarray(0, length)
+    const bytes = length === buffer.length ? buffer : buffer.subarray(0, length)
     if (buffer === shared) {
       if (length >= large) takeNewBuffer()
       return onRead.call(this, bytes, loanOfShared)

@@ -5,7 +5,8 @@
 import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
-import { makeReadInto } from "./sharedBuffer.ts"
+import { allocatedOutside } from "./externalMemory.ts"
+import { large, makeReadInto } from "./sharedBuffer.ts"
 
 /** How long a peer may take to read the last of its output after the handler has ended. */
 const flushTimeout = 30_000
@@ -163,6 +164,7 @@ export class NodeWire implements Wire {
 }
 
 function onData(this: Net.Socket, chunk: Uint8Array) {
+  if (chunk.length >= large) allocatedOutside(chunk.length)
   if (!(this as WiredSocket)[wireOf].received(chunk)) this.pause()
 }
 
