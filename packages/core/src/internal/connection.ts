@@ -45,7 +45,7 @@ const lend = (connection: ConnectionImpl): void => {
 export interface Owner {
   /** Opens when the owner drains. */
   readonly draining: Latch.Latch
-  readonly onReleased: (connection: ConnectionImpl) => void
+  readonly onReleased: () => void
 }
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
@@ -150,7 +150,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.released = true
     this.recheckRead()
     this.wakeWriters()
-    this.owner.onReleased(this)
+    this.owner.onReleased()
   }
 
   // ---- reads

@@ -20,9 +20,10 @@ import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
 import { type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
-import { type ConnectionImpl, discard, type Owner } from "./connection.ts"
+import { discard } from "./connection.ts"
 import { CurrentEntry, Entry } from "./entry.ts"
 import { checkDuration } from "./options.ts"
+import { Registry } from "./registry.ts"
 
 type AnyHandler = StreamHandler<unknown, never>
 type Shape = Server["Service"]
@@ -97,7 +98,7 @@ interface Config {
 
 export type Counts = { -readonly [K in keyof Omit<DrainReport, "elapsed">]: DrainReport[K] }
 
-export class ServerImpl implements Owner {
+export class ServerImpl {
   readonly config: Config
   readonly shape: Shape
   /** What handlers and hooks run with. */
@@ -111,7 +112,7 @@ export class ServerImpl implements Owner {
   /** One at a time: bind, suspend, resume, and the drain's closing of the listener. */
   private readonly listening = Semaphore.makeUnsafe(1)
 
-  private readonly entries = new Map<number, Entry>()
+  private readonly entries = new Registry<Entry>()
   private lastId = 0
   accepted = 0
   queued = 0
@@ -189,19 +190,15 @@ export class ServerImpl implements Owner {
     }
     this.accepted++
     const entry = new Entry(this, ++this.lastId, wire)
-    this.entries.set(entry.id, entry)
+    this.entries.add(entry)
     this.publish(() => ({ _tag: "Accepted", id: entry.id, peer: wire.peer }))
     entry.begin()
-  }
-
-  onReleased(connection: ConnectionImpl): void {
-    this.entries.get(connection.id)?.onPart()
   }
 
   /** An entry has come to its end: it counts, and whoever waits for that is told. */
   remove(entry: Entry, reason: CloseReason.CloseReason): void {
     const { wire } = entry.connection
-    this.entries.delete(entry.id)
+    this.entries.delete(entry)
     this.closed[reason._tag] = (this.closed[reason._tag] ?? 0) + 1
     if (reason._tag === "Refused") this.refused[reason.policy] = (this.refused[reason.policy] ?? 0) + 1
     this.closedBytesRead += wire.bytesRead
@@ -343,7 +340,7 @@ export class ServerImpl implements Owner {
       status: Effect.sync(() => this.status()),
       stats: Effect.sync(() => this.stats()),
       connections: {
-        list: Effect.sync(() => Array.from(entries.values(), (entry) => entry.info())),
+        list: Effect.sync(() => entries.values().map((entry) => entry.info())),
         find: (id) => Effect.sync(() => Option.map(Option.fromNullishOr(entries.get(id)), (entry) => entry.info())),
         annotate: (id, key, value) =>
           Effect.suspend(() => {
