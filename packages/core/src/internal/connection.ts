@@ -49,48 +49,49 @@ export interface Owner {
 }
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
-  readonly id: number
+  // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
   readonly wire: Wire
-  private readonly owner: Owner
-
   private readonly input = new InputBuffer()
-  /** The read that waits, if one does; whether it is the `socket` view's, whose owner may be computing an answer; its fiber. */
-  private waiting: Reads.Read<any> | undefined
-  private waitingAhead = false
+  /** Where the fiber of the waiting read is, and that read, if there is one. */
   private readonly reader = new Parking<any, ConnectionError | Cause.Done>(this)
-  private writers: Array<() => void> | undefined
-  /** Output that waits for more, see `writeLater`. */
-  private batch: Array<Uint8Array | string> | undefined
-  private batchLength = 0
+  private waiting: Reads.Read<any> | undefined
+  /** Is it the `socket` view's read, whose owner may be computing an answer? */
+  private waitingAhead = false
+  private closedHere = false
+  private flowing = false
   private delivering = false
   /** The loan of the delivery under way. */
   private loan: Loan | undefined
-  private flowing = false
-  private ended = false
-  private outputEnded = false
-  private closedHere = false
-  private destroyed = false
-  private timedOut = false
-  private workInProgress = 0
+  /** Output that waits for more, see `writeLater`. */
+  private batch: Array<Uint8Array | string> | undefined
   /** Has input arrived since something was last written? Then an answer may be owed. */
   private unanswered = false
-
+  /** When something last happened, kept only where an idle timeout needs it. */
+  private now: (() => number) | undefined
   /** How the connection was lost, if it was. */
   lost: WireFailure | undefined
   /** Has the wire been released? */
   released = false
+  private ended = false
+  private outputEnded = false
+  private timedOut = false
   /** Is a waiting read to be ended when it finds the connection idle? */
   private endWhenIdle = false
+
+  readonly id: number
+  private readonly owner: Owner
+  private writers: Array<() => void> | undefined
+  private batchLength = 0
+  private destroyed = false
+  private workInProgress = 0
   /** Did a drain end a read? */
   drained = false
   annotations: Map<string, unknown> | undefined
-  /** When something last happened, kept only where an idle timeout needs it. */
-  private now: (() => number) | undefined
   private lastActivity = 0
 
   constructor(id: number, wire: Wire, owner: Owner) {
-    this.id = id
     this.wire = wire
+    this.id = id
     this.owner = owner
     wire.start(this)
   }

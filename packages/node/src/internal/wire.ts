@@ -28,13 +28,13 @@ export interface Addresses {
 }
 
 export class NodeWire implements Wire {
-  private readonly addresses: Addresses
   private readonly socket: WiredSocket
   private receiver!: Receiver
-  private peerEnded = false
-  private closing = false
   private delivering = false
   private stopped = false
+  private readonly addresses: Addresses
+  private peerEnded = false
+  private closing = false
   private timer: NodeJS.Timeout | undefined
 
   constructor(socket: Net.Socket, addresses: Addresses) {
