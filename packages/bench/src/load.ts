@@ -54,114 +54,147 @@ class Histogram {
 
 const now = () => performance.now() * 1_000
 
-const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
-  const { connections, depth, kind, size } = workload
+/** What the clients of a run have seen, while it was measured. */
+class Tally {
+  measuring = false
+  stopped = false
+  requests = 0
+  bytes = 0
+  errors = 0
+  readonly histogram = new Histogram()
+}
+
+/** Connects, and gives the socket and a function that begins the exchange; `done` when the connection is closed. */
+const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) => {
+  const { depth, kind, size } = workload
   const one = requestOf(size)
   const first = Buffer.concat(Array.from({ length: depth }, () => one))
-  let histogram = new Histogram()
-  let requests = 0
-  let bytes = 0
-  let errors = 0
-  let measuring = false
-  let stopped = false
-
-  /** One connection's life; resolves when it is closed. */
-  const client = () =>
-    new Promise<void>((resolve) => {
-      const buffer = Buffer.allocUnsafe(65_536)
-      let position = 0
-      let sentAt = 0
-      const began = now()
-      const socket = Net.connect({
-        ...target,
-        noDelay: true,
-        onread: {
-          buffer,
-          callback: (length: number) => {
-            let answered = 0
-            for (let at = 0; at < length;) {
-              const part = Math.min(length - at, size - position)
-              if (one.compare(buffer, at, at + part, position, position + part) !== 0) errors++
-              at += part
-              position += part
-              if (position === size) {
-                position = 0
-                answered++
-              }
-            }
-            if (measuring) bytes += length
-            if (answered === 0) return true
-            const time = now()
-            if (measuring) {
-              requests += answered
-              // Of requests that are answered together, the first has waited longest.
-              for (let i = 0; i < answered; i++) histogram.add(time - (kind === "churn" ? began : sentAt))
-            }
-            if (stopped || kind === "churn") socket.end()
-            else {
-              sentAt = time
-              socket.write(answered === 1 ? one : first.subarray(0, answered * size))
-            }
-            return true
+  const buffer = Buffer.allocUnsafe(65_536)
+  let position = 0
+  let sentAt = 0
+  const began = now()
+  const socket = Net.connect({
+    ...target,
+    noDelay: true,
+    onread: {
+      buffer,
+      callback: (length: number) => {
+        let answered = 0
+        for (let at = 0; at < length;) {
+          const part = Math.min(length - at, size - position)
+          if (one.compare(buffer, at, at + part, position, position + part) !== 0) tally.errors++
+          at += part
+          position += part
+          if (position === size) {
+            position = 0
+            answered++
           }
         }
-      } as Net.NetConnectOpts)
-      socket.on("connect", () => {
-        sentAt = now()
-        socket.write(first)
-      })
-      socket.on("error", () => {
-        if (!stopped) errors++
-      })
+        if (tally.measuring) tally.bytes += length
+        if (answered === 0) return true
+        const time = now()
+        if (tally.measuring) {
+          tally.requests += answered
+          // Of requests that are answered together, the first has waited longest.
+          for (let i = 0; i < answered; i++) tally.histogram.add(time - (kind === "churn" ? began : sentAt))
+        }
+        if (tally.stopped || kind === "churn") socket.end()
+        else {
+          sentAt = time
+          socket.write(answered === 1 ? one : first.subarray(0, answered * size))
+        }
+        return true
+      }
+    }
+  } as Net.NetConnectOpts)
+  socket.on("error", () => {
+    if (!tally.stopped) tally.errors++
+  })
+  return {
+    connected: new Promise<void>((resolve) => {
+      socket.on("connect", () => resolve())
+      // One that was refused never begins; it is counted as an error.
       socket.on("close", () => resolve())
-    })
+    }),
+    done: new Promise<void>((resolve) => socket.on("close", () => resolve())),
+    begin: () => {
+      sentAt = now()
+      socket.write(first)
+    }
+  }
+}
+
+const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
+  const tally = new Tally()
+  const unmeasured = new Tally()
+  const busy: Array<ReturnType<typeof connect>> = []
+  // They connect while nothing goes on, no more at a time than a listener's backlog holds, and begin together.
+  while (busy.length < workload.busy) {
+    const batch = Array.from({ length: 100 }, () => connect(target, { ...workload, kind: "exchange" }, unmeasured))
+    await Promise.all(batch.map(({ connected }) => connected))
+    busy.push(...batch)
+  }
+  for (const { begin } of busy) begin()
 
   const loop = async (): Promise<void> => {
-    await client()
-    if (kind === "churn" && !stopped) return loop()
+    const client = connect(target, workload, tally)
+    await client.connected
+    client.begin()
+    await client.done
+    if (workload.kind === "churn" && !tally.stopped) return loop()
   }
-  const all = Promise.all(Array.from({ length: connections }, loop))
+  const all = Promise.all(Array.from({ length: workload.connections }, loop))
   await sleep(warmup)
-  histogram = new Histogram()
   process.send!({ begin: true })
-  measuring = true
+  tally.measuring = true
   const began = now()
   await sleep(duration)
-  measuring = false
+  tally.measuring = false
   const seconds = (now() - began) / 1e6
   process.send!({ end: true })
-  stopped = true
+  tally.stopped = true
+  unmeasured.stopped = true
   await all
+  await Promise.all(busy.map(({ done }) => done))
   return {
-    requests,
-    bytes,
+    requests: tally.requests,
+    bytes: tally.bytes,
     seconds,
-    p50: histogram.quantile(0.5),
-    p99: histogram.quantile(0.99),
-    p999: histogram.quantile(0.999),
-    errors
+    p50: tally.histogram.quantile(0.5),
+    p99: tally.histogram.quantile(0.99),
+    p999: tally.histogram.quantile(0.999),
+    errors: tally.errors + unmeasured.errors
   }
 }
 
 const sleep = (millis: number) => new Promise<void>((resolve) => setTimeout(resolve, millis))
 
-/** Holds idle connections until told to let go: for the memory of a connection, and for the time that a drain takes. */
+/**
+ * Holds idle connections until told to let go: for the memory of a connection, and for the time that a start and a drain
+ * take. Each has had one answer, so the server has accepted it.
+ */
 let held: Array<Net.Socket> = []
 
-const hold = async ({ count, target }: { readonly count: number; readonly target: Net.NetConnectOpts }) => {
+export interface HoldCommand {
+  readonly count: number
+  readonly target: Net.NetConnectOpts
+}
+
+const hold = async ({ count, target }: HoldCommand): Promise<{ readonly millis: number }> => {
+  const began = performance.now()
   for (let i = 0; i < count; i += 100) {
     held.push(
       ...await Promise.all(
         Array.from({ length: Math.min(100, count - i) }, () =>
           new Promise<Net.Socket>((resolve, reject) => {
-            const socket = Net.connect(target, () => resolve(socket))
+            const socket = Net.connect(target, () => socket.write("hello\n"))
             socket.on("error", reject)
-            socket.resume()
+            socket.on("data", () => resolve(socket))
           }))
       )
     )
   }
-  return held.length
+  return { millis: performance.now() - began }
 }
 
 const release = () => {
@@ -169,7 +202,7 @@ const release = () => {
   held = []
 }
 
-process.on("message", async (command: { run?: LoadCommand; hold?: Parameters<typeof hold>[0]; release?: true }) => {
+process.on("message", async (command: { run?: LoadCommand; hold?: HoldCommand; release?: true }) => {
   if (command.run !== undefined) process.send!({ result: await run(command.run) })
   if (command.hold !== undefined) process.send!({ held: await hold(command.hold) })
   if (command.release !== undefined) {

@@ -49,7 +49,7 @@ const py = (name: string, strategy: string): Contender => ({
   name,
   start: (workload) => startPythonServer(strategy, workload.service),
   // One thread for each of 1,000 connections says little about anything.
-  takes: (workload) => python && workload.transport === "tcp" && workload.connections <= 64
+  takes: ({ busy, connections, transport }) => python && transport === "tcp" && connections + busy <= 64
 })
 
 const contenders: ReadonlyArray<Contender> = [
@@ -60,6 +60,11 @@ const contenders: ReadonlyArray<Contender> = [
     ...node("ours (borrow)", "ours", "borrow"),
     takes: ({ service, size }: Workload) => service === "echo" && size > 1_000
   },
+  {
+    ...node("ours (documented)", "ours", "loop,documented"),
+    takes: ({ busy }: Workload) => !flags.short && busy === 0
+  },
+  { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
   node("effect", "effect"),
   ...(flags.short ? [] : [
     node("node:stream", "nodeStream"),
@@ -93,7 +98,7 @@ const table = (rows: ReadonlyArray<ReadonlyArray<string>>) => {
 }
 
 const load = startLoad()
-const report: Record<string, Record<string, ReadonlyArray<Sample>>> = {}
+const report: Record<string, Record<string, unknown>> = {}
 
 console.log(
   `Node ${process.version}, ${rounds} round(s) of ${duration} ms, ${
@@ -159,36 +164,58 @@ const benchWorkload = async (workload: Workload) => {
   console.log()
 }
 
-/** Resident memory of an idle connection, and how long a drain with a thousand of them takes. */
-const benchIdle = async () => {
+const nodeContenders = contenders.filter(({ name }) => !name.startsWith("python") && !name.includes("acceptors"))
+
+/** Resident memory of an idle connection. */
+const benchMemory = async () => {
   const count = flags.short ? 1_000 : 5_000
   const rows: Array<Array<string>> = []
   let rawBytes = 0
-  for (const contender of contenders.filter(({ name }) => !name.startsWith("python"))) {
+  for (const contender of nodeContenders) {
     const server = await contender.start(workloads[0]!)
     // The first connections make the process grow once; what counts is each one after them.
     await load.hold(200, server.target)
     const before = await server.memory()
     await load.hold(count, server.target)
-    const each = (await server.memory() - before) / count
-    if (contender.name === "raw") rawBytes = each
-    const drain = await server.drain()
+    const bytes = (await server.memory() - before) / count
+    if (contender.name === "raw") rawBytes = bytes
     await load.release()
     server.stop()
+    rows.push([contender.name, fixed(bytes / rawBytes), fixed(bytes / 1_024, 1)])
+    report["idle connections"] = { ...report["idle connections"], [contender.name]: { bytes } }
+  }
+  table([[`memory × ${count}`, "÷ raw", "KiB each"], ...rows])
+  console.log()
+}
+
+/** How long it takes to listen, to accept and answer a thousand clients, and to drain them. */
+const benchLifecycle = async () => {
+  const count = 1_000
+  const rows: Array<Array<string>> = []
+  for (const contender of nodeContenders) {
+    const samples: Array<{ readonly start: number; readonly accept: number; readonly drain: number }> = []
+    for (let round = 0; round < Math.min(rounds, 5); round++) {
+      const server = await contender.start(workloads[0]!)
+      const { millis } = await load.hold(count, server.target)
+      samples.push({ start: server.startMillis, accept: millis, drain: await server.drain() ?? Number.NaN })
+      await load.release()
+      server.stop()
+    }
     rows.push([
       contender.name,
-      fixed(each / rawBytes),
-      fixed(each / 1_024, 1),
-      drain === undefined ? "–" : fixed(drain, 0)
+      fixed(median(samples.map(({ start }) => start)), 0),
+      fixed(median(samples.map(({ accept }) => accept)), 0),
+      fixed(median(samples.map(({ drain }) => drain)), 0)
     ])
-    report["idle connections"] = { ...report["idle connections"], [contender.name]: [{ bytes: each, drain } as never] }
+    report["lifecycle"] = { ...report["lifecycle"], [contender.name]: samples }
   }
-  table([[`memory × ${count}`, "÷ raw", "KiB each", `drain ms (${count + 200})`], ...rows])
+  table([["milliseconds", "process to listening", `${count} clients answered`, `drain of ${count}`], ...rows])
   console.log()
 }
 
 for (const workload of workloads) if (wanted(workload.name, flags.only)) await benchWorkload(workload)
-if (wanted("memory idle drain", flags.only)) await benchIdle()
-if (wanted("in-memory", flags.only)) await memoryBench(duration)
+if (wanted("memory idle", flags.only)) await benchMemory()
+if (wanted("lifecycle start drain", flags.only)) await benchLifecycle()
+if (wanted("in-memory", flags.only)) report["in-memory"] = await memoryBench(duration)
 load.stop()
 if (flags.json) console.log(JSON.stringify(report))

@@ -16,7 +16,9 @@ const Echo = Effect.map(
   Context.get(Server.Server)
 )
 
-export const memoryBench = async (duration: number): Promise<void> => {
+export const memoryBench = async (
+  duration: number
+): Promise<{ readonly perSecond: number; readonly millis: number }> => {
   const exchanges = Effect.gen(function*() {
     const server = yield* Echo
     const client = yield* MemoryTransport.connect(server.address)
@@ -39,10 +41,9 @@ export const memoryBench = async (duration: number): Promise<void> => {
     }
     return (performance.now() - began) / count
   })
-  console.log(
-    `in-memory transport: ${
-      (await Effect.runPromise(Effect.scoped(exchanges))).toFixed(0)
-    } requests/s on one connection`
-  )
-  console.log(`in-memory server, started, one client, drained: ${(await Effect.runPromise(lifetimes)).toFixed(2)} ms`)
+  const perSecond = await Effect.runPromise(Effect.scoped(exchanges))
+  const millis = await Effect.runPromise(lifetimes)
+  console.log(`in-memory transport: ${perSecond.toFixed(0)} requests/s on one connection`)
+  console.log(`in-memory server, started, one client, drained: ${millis.toFixed(2)} ms`)
+  return { perSecond, millis }
 }

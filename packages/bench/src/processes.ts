@@ -36,6 +36,8 @@ const script = (name: string) => fileURLToPath(new URL(name, import.meta.url))
 
 export interface ServerProcess {
   readonly target: { readonly host: string; readonly port: number } | { readonly path: string }
+  /** From the start of the process until it listens, in milliseconds. */
+  readonly startMillis: number
   /** CPU time so far, in microseconds. */
   readonly cpu: () => Promise<number>
   readonly memory: () => Promise<number>
@@ -55,8 +57,10 @@ export const startNodeServer = async (
     service,
     ...(path === undefined ? style === undefined ? [] : [""] : [path])
   ]
+  const began = performance.now()
   const child = start(0, process.execPath, style === undefined ? args : [...args, style], true)
   const address = await receive<{ port?: number; path?: string }>(child, "ready")
+  const startMillis = performance.now() - began
   const ask = async (what: "cpu" | "memory" | "drain") => {
     const answer = new Promise<{ usage: Usage; drained?: number }>((resolve) => child.once("message", resolve as never))
     child.send({ ask: what })
@@ -64,6 +68,7 @@ export const startNodeServer = async (
   }
   return {
     target: address.path === undefined ? { host: "127.0.0.1", port: address.port! } : { path: address.path },
+    startMillis,
     cpu: async () => (await ask("cpu")).usage.cpu,
     memory: async () => (await ask("memory")).usage.rss,
     drain: async () => (await ask("drain")).drained,
@@ -72,10 +77,12 @@ export const startNodeServer = async (
 }
 
 export const startPythonServer = async (strategy: string, service: string): Promise<ServerProcess> => {
+  const began = performance.now()
   const child = start(0, "python3", [script("./servers/python.py"), strategy, service], false)
   const port = await new Promise<number>((resolve) => child.stdout!.once("data", (data) => resolve(Number(data))))
   return {
     target: { host: "127.0.0.1", port },
+    startMillis: performance.now() - began,
     cpu: () => Promise.resolve(systemCpu(child.pid!)),
     memory: () => Promise.resolve(Number.NaN),
     drain: () => Promise.resolve(undefined),
@@ -109,7 +116,7 @@ export const startLoad = () => {
       return { ...await result, cpu: after - before }
     },
     hold: async (count: number, target: ServerProcess["target"]) => {
-      const held = receive<number>(child, "held")
+      const held = receive<{ readonly millis: number }>(child, "held")
       child.send({ hold: { count, target } })
       return await held
     },

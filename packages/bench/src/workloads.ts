@@ -12,6 +12,8 @@ export interface Workload {
   readonly size: number
   /** How many requests are under way on a connection at a time. */
   readonly depth: number
+  /** How many more connections exchange all the while, unmeasured. */
+  readonly busy: number
   /** `exchange` goes on for ever, `churn` has a connection for every request, `bulk` counts bytes. */
   readonly kind: "exchange" | "churn" | "bulk"
 }
@@ -19,7 +21,7 @@ export interface Workload {
 const exchange = (
   name: string,
   options: Partial<Workload> & { readonly connections: number }
-): Workload => ({ name, service: "echo", transport: "tcp", size: 64, depth: 1, kind: "exchange", ...options })
+): Workload => ({ name, service: "echo", transport: "tcp", size: 64, depth: 1, busy: 0, kind: "exchange", ...options })
 
 export const workloads: ReadonlyArray<Workload> = [
   exchange("ping-pong 64 B × 1", { connections: 1 }),
@@ -31,6 +33,7 @@ export const workloads: ReadonlyArray<Workload> = [
   exchange("lines × 64", { connections: 64, service: "lines" }),
   exchange("lines pipelined 16 × 64", { connections: 64, depth: 16, service: "lines" }),
   exchange("churn × 32", { connections: 32, kind: "churn" }),
+  exchange("churn × 32 beside 1000", { connections: 32, kind: "churn", busy: 1_000 }),
   exchange("bulk × 1", { connections: 1, size: 65_536, depth: 16, kind: "bulk" }),
   exchange("bulk × 4", { connections: 4, size: 65_536, depth: 16, kind: "bulk" })
 ]

@@ -83,6 +83,26 @@ describe("tcp", () => {
       assert.strictEqual((yield* first.stats).accepted + (yield* second.stats).accepted, 8)
     }))
 
+  it.live("listens with several sockets on one port with `acceptors`, closes all, and comes back with all", () =>
+    Effect.gen(function*() {
+      const transport = NodeTransport.tcp({ ...local, acceptors: 4 })
+      const server = yield* start(transport, echo)
+      const exchange = Effect.gen(function*() {
+        const client = yield* connect(server.address)
+        client.end("hello")
+        assert.strictEqual(yield* receiveAll(client), "hello")
+      })
+      const listening = () => process.getActiveResourcesInfo().filter((name) => name === "TCPServerWrap").length
+      assert.strictEqual(listening(), 4)
+      yield* Effect.all(Array.from({ length: 64 }, () => exchange), { concurrency: 8 })
+      yield* server.suspend
+      assert.strictEqual((yield* Effect.flip(connect(server.address))).code, "ECONNREFUSED")
+      yield* server.resume
+      assert.strictEqual(listening(), 4)
+      yield* Effect.all(Array.from({ length: 64 }, () => exchange), { concurrency: 8 })
+      assert.strictEqual((yield* server.stats).accepted, 128)
+    }))
+
   it.live("leaves IPv4 out with `ipv6Only`", () =>
     Effect.gen(function*() {
       const server = yield* start(NodeTransport.tcp({ host: "::", port: 0, ipv6Only: true }), echo)
@@ -240,6 +260,7 @@ describe("bad input is one tagged error that names the address or option and say
       "AddressNotAvailable",
       /192\.0\.2\.1:0: the address does not belong to this machine/
     ],
+    ["no acceptors", NodeTransport.tcp({ ...local, acceptors: 0 }), "InvalidOption", /`acceptors` is 0/],
     ["a backlog of 0", NodeTransport.tcp({ ...local, backlog: 0 }), "InvalidOption", /`backlog` is 0/],
     [
       "a fractional high-water mark",

@@ -8,8 +8,17 @@ import * as NetAddress from "effect/net/NetAddress"
 import * as Stream from "effect/Stream"
 import { control, listenPath, ready, service } from "./control.ts"
 
-/** `loop`: pulls and writes; `stream`: the same as a stream. */
-const style = process.argv[4] ?? "loop"
+/**
+ * `loop` pulls and writes, `stream` does the same as a stream, `borrow` pulls without a copy. More words behind a comma:
+ * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets.
+ */
+const [style = "loop", ...words] = (process.argv[4] ?? "loop").split(",")
+
+if (words.includes("documented")) {
+  const internal = (path: string) => import(new URL(`../../../${path}`, import.meta.url).href)
+  ;(await internal("node/src/internal/sharedBuffer.ts")).sharedBuffer.enabled = false
+  ;(await internal("core/src/internal/parking.ts")).parking.enabled = false
+}
 
 const handlers: Record<string, Server.StreamHandler<any, never>> = {
   "echo loop": (connection) =>
@@ -27,7 +36,7 @@ const handlers: Record<string, Server.StreamHandler<any, never>> = {
 
 const program = Effect.gen(function*() {
   const transport = listenPath === undefined || listenPath === ""
-    ? NodeTransport.tcp({ host: "127.0.0.1", port: 0 })
+    ? NodeTransport.tcp({ host: "127.0.0.1", port: 0, acceptors: words.includes("acceptors") ? 8 : 1 })
     : NodeTransport.unix({ path: listenPath })
   const server = Context.get(
     yield* Layer.build(
