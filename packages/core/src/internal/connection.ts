@@ -13,7 +13,7 @@ import * as Stream from "effect/Stream"
 import type * as Connection from "../Connection.ts"
 import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
 import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
-import { InputBuffer } from "./inputBuffer.ts"
+import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { Parking } from "./parking.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
@@ -51,7 +51,7 @@ export interface Owner {
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
   readonly wire: Wire
-  private readonly input = new InputBuffer()
+  private input = noInput
   /** Where the fiber of the waiting read is, and that read, if there is one. */
   private readonly reader = new Parking<any, ConnectionError | Cause.Done>(this)
   private waiting: Reads.Read<any> | undefined
@@ -107,20 +107,25 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   // ---- what the wire reports
 
   onData(chunk: Uint8Array, loan?: Loan): void {
-    if (this.closedHere) return
+    if (this.closedHere || chunk.length === 0) return
     this.unanswered = true
     if (this.now !== undefined) this.lastActivity = this.now()
-    this.input.push(chunk, loan)
     this.delivering = true
     this.loan = loan
-    if (this.waiting === undefined) {
-      if (this.input.length > readAhead && this.flowing) {
-        this.flowing = false
-        this.wire.pause()
+    const { waiting } = this
+    if (waiting?.direct !== undefined && this.input.length === 0) this.finishRead(waiting.direct(chunk, loan))
+    else {
+      if (this.input === noInput) this.input = new InputBuffer()
+      this.input.push(chunk, loan)
+      if (waiting === undefined) {
+        if (this.input.length > readAhead && this.flowing) {
+          this.flowing = false
+          this.wire.pause()
+        }
+      } else {
+        const result = waiting.step(this.input, this)
+        if (result !== undefined) this.finishRead(result)
       }
-    } else {
-      const result = this.waiting.step(this.input, this)
-      if (result !== undefined) this.finishRead(result)
     }
     this.delivering = false
     if (this.batch !== undefined) this.flush()
@@ -245,16 +250,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   private _pullBorrowed: Connection.Connection["pullBorrowed"] | undefined
   get pullBorrowed(): Connection.Connection["pullBorrowed"] {
-    return this._pullBorrowed ??= this.read<Uint8Array>({
-      step: (input) => {
-        if (input.length === 0) return undefined
-        const bytes = input.lendFirst()
-        if (bytes === undefined) return Effect.succeed(input.takeFirst())
-        lend(this)
-        return Effect.succeed(bytes)
-      },
-      end: Reads.pull.end
-    }, false)
+    return this._pullBorrowed ??= this.read(Reads.pullBorrowed(() => lend(this)), false)
   }
 
   private _readLine: Connection.Connection["readLine"] | undefined

@@ -212,3 +212,6 @@ const newline = 10
 
 /** Lines are slices of the text that they were decoded with, and keep it alive: so it is this long at most. */
 const textLimit = 4_096
+
+/** For all connections that hold no input: idle ones, and those whose reads take chunks as they come, need none of their own. */
+export const noInput = new InputBuffer()

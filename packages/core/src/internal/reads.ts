@@ -8,6 +8,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import { type ConnectionError, LimitExceeded, UnexpectedEnd } from "../ConnectionError.ts"
+import type { Loan } from "../StreamTransport.ts"
 import type { InputBuffer } from "./inputBuffer.ts"
 
 /** Whose input is read: makes the connection's error of a reason. */
@@ -17,6 +18,8 @@ export interface Reader {
 
 export interface Read<A> {
   readonly step: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError> | undefined
+  /** The result where nothing is buffered, a chunk arrives, and any chunk will do: for reads that need no buffer. */
+  readonly direct?: (chunk: Uint8Array, loan: Loan | undefined) => Effect.Effect<A>
   readonly end: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError | Cause.Done>
 }
 
@@ -35,15 +38,37 @@ const checkedMaxLength = (maxLength: number | undefined): number => {
   return maxLength
 }
 
+/** A chunk for its reader, for good. */
+const own = (chunk: Uint8Array, loan: Loan | undefined): Uint8Array => loan === undefined ? chunk : loan.copy(chunk)
+
 export const pull: Read<Uint8Array> = {
   step: (input) => input.length === 0 ? undefined : Effect.succeed(input.takeFirst()),
+  direct: (chunk, loan) => Effect.succeed(own(chunk, loan)),
   end: () => done
 }
 
 export const pullArray: Read<NonEmptyReadonlyArray<Uint8Array>> = {
   step: (input) => input.length === 0 ? undefined : Effect.succeed([input.takeFirst()]),
+  direct: (chunk, loan) => Effect.succeed([own(chunk, loan)]),
   end: () => done
 }
+
+/** Lends chunks that can be lent; `lend` is told of each. */
+export const pullBorrowed = (lend: () => void): Read<Uint8Array> => ({
+  step: (input) => {
+    if (input.length === 0) return undefined
+    const bytes = input.lendFirst()
+    if (bytes === undefined) return Effect.succeed(input.takeFirst())
+    lend()
+    return Effect.succeed(bytes)
+  },
+  direct: (chunk, loan) => {
+    if (loan?.keep === undefined) return Effect.succeed(own(chunk, loan))
+    lend()
+    return Effect.succeed(chunk)
+  },
+  end: pull.end
+})
 
 /** The length of a line whose `\n` is at `index`, without a `\r` before it. */
 const lineLength = (input: InputBuffer, index: number): number =>
