@@ -58,6 +58,8 @@ const now = () => performance.now() * 1_000
 class Tally {
   measuring = false
   stopped = false
+  /** Is each client to stop at its next answer, until it begins again? */
+  holding = false
   requests = 0
   bytes = 0
   errors = 0
@@ -72,6 +74,10 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
   const buffer = Buffer.allocUnsafe(65_536)
   let position = 0
   let sentAt = 0
+  let onAnswer = () => {}
+  const answered = new Promise<void>((resolve) => {
+    onAnswer = resolve
+  })
   const began = now()
   const socket = Net.connect({
     ...target,
@@ -79,7 +85,7 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
     onread: {
       buffer,
       callback: (length: number) => {
-        let answered = 0
+        let count = 0
         for (let at = 0; at < length;) {
           const part = Math.min(length - at, size - position)
           if (one.compare(buffer, at, at + part, position, position + part) !== 0) tally.errors++
@@ -87,21 +93,23 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
           position += part
           if (position === size) {
             position = 0
-            answered++
+            count++
           }
         }
         if (tally.measuring) tally.bytes += length
-        if (answered === 0) return true
+        if (count === 0) return true
+        onAnswer()
+        if (tally.holding) return true
         const time = now()
         if (tally.measuring) {
-          tally.requests += answered
+          tally.requests += count
           // Of requests that are answered together, the first has waited longest.
-          for (let i = 0; i < answered; i++) tally.histogram.add(time - (kind === "churn" ? began : sentAt))
+          for (let i = 0; i < count; i++) tally.histogram.add(time - (kind === "churn" ? began : sentAt))
         }
         if (tally.stopped || kind === "churn") socket.end()
         else {
           sentAt = time
-          socket.write(answered === 1 ? one : first.subarray(0, answered * size))
+          socket.write(count === 1 ? one : first.subarray(0, count * size))
         }
         return true
       }
@@ -116,6 +124,7 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
       // One that was refused never begins; it is counted as an error.
       socket.on("close", () => resolve())
     }),
+    answered,
     done: new Promise<void>((resolve) => socket.on("close", () => resolve())),
     begin: () => {
       sentAt = now()
@@ -128,12 +137,19 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
   const tally = new Tally()
   const unmeasured = new Tally()
   const busy: Array<ReturnType<typeof connect>> = []
-  // They connect while nothing goes on, no more at a time than a listener's backlog holds, and begin together.
+  // They connect while nothing goes on, no more at a time than a listener's backlog holds, and begin together, when the
+  // server has accepted and answered every one.
+  unmeasured.holding = true
   while (busy.length < workload.busy) {
     const batch = Array.from({ length: 100 }, () => connect(target, { ...workload, kind: "exchange" }, unmeasured))
-    await Promise.all(batch.map(({ connected }) => connected))
+    for (const { begin, connected } of batch) {
+      await connected
+      begin()
+    }
+    await Promise.all(batch.map(({ answered }) => answered))
     busy.push(...batch)
   }
+  unmeasured.holding = false
   for (const { begin } of busy) begin()
 
   const loop = async (): Promise<void> => {
