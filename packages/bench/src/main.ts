@@ -166,15 +166,13 @@ const benchWorkload = async (workload: Workload) => {
 
 const nodeContenders = contenders.filter(({ name }) => !name.startsWith("python") && !name.includes("acceptors"))
 
-/** Resident memory of an idle connection. */
+/** Resident memory of an idle connection: how much a server with thousands of them has more than one with none. */
 const benchMemory = async () => {
   const count = flags.short ? 1_000 : 5_000
   const rows: Array<Array<string>> = []
   let rawBytes = 0
   for (const contender of nodeContenders) {
     const server = await contender.start(workloads[0]!)
-    // The first connections make the process grow once; what counts is each one after them.
-    await load.hold(200, server.target)
     const before = await server.memory()
     await load.hold(count, server.target)
     const bytes = (await server.memory() - before) / count
