@@ -7,6 +7,8 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { Connection } from "./Connection.ts"
+import type { Datagram } from "./Datagram.ts"
+import { DatagramTransport } from "./DatagramTransport.ts"
 import { StreamTransport } from "./StreamTransport.ts"
 
 /**
@@ -18,6 +20,17 @@ import { StreamTransport } from "./StreamTransport.ts"
 export interface Step {
   readonly policy: string
   readonly check: (connection: Connection) => Effect.Effect<boolean, unknown>
+}
+
+/**
+ * One decision about a packet: `check` says whether it may go on. A refused one is dropped and counted under `policy`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DatagramStep {
+  readonly policy: string
+  readonly check: (datagram: Datagram) => Effect.Effect<boolean, unknown>
 }
 
 /**
@@ -64,3 +77,33 @@ export const verify = <E, R>(
       }
     })
   ).pipe(Layer.provide(transport)) as Layer.Layer<StreamTransport, never, any>
+
+/**
+ * Asks an effect about every packet before it is dispatched: Python's `verify_request`, for datagrams.
+ *
+ * **Details**
+ *
+ * `false` drops the packet with `CloseReason` `Refused("verify")`. An effect that fails or dies drops it too, and its cause
+ * goes to the server's `onError`. Whom a packet says it is from proves nothing: anybody can write any address there.
+ *
+ * @category steps
+ * @since 0.1.0
+ */
+export const verifyDatagram = <E, R>(
+  check: (datagram: Datagram) => Effect.Effect<boolean, E, R>
+): <E2, R2>(transport: Layer.Layer<DatagramTransport, E2, R2>) => Layer.Layer<DatagramTransport, E2, R | R2> =>
+(transport) =>
+  Layer.effect(
+    DatagramTransport,
+    Effect.gen(function*() {
+      const inner = yield* DatagramTransport
+      const context = yield* Effect.context<R>()
+      return {
+        ...inner,
+        steps: [
+          ...inner.steps,
+          { policy: "verify", check: (datagram) => Effect.provideContext(check(datagram), context) }
+        ]
+      }
+    })
+  ).pipe(Layer.provide(transport)) as Layer.Layer<DatagramTransport, never, any>

@@ -8,6 +8,7 @@
 import type * as Cause from "effect/Cause"
 import type { SocketError } from "effect/socket/Socket"
 import type { ConnectionError } from "./ConnectionError.ts"
+import type { DatagramError } from "./DatagramError.ts"
 
 /**
  * How a connection ended.
@@ -37,7 +38,7 @@ export type CloseReason =
   | { readonly _tag: "Killed" }
   | { readonly _tag: "WorkerCrashed"; readonly cause: unknown }
   | { readonly _tag: "WorkerTimeout" }
-  | { readonly _tag: "TransportFailed"; readonly error: ConnectionError | SocketError }
+  | { readonly _tag: "TransportFailed"; readonly error: ConnectionError | SocketError | DatagramError }
 
 /** @category constructors @since 0.1.0 */
 export const Completed: CloseReason = { _tag: "Completed" }
@@ -61,7 +62,7 @@ export const Drained: CloseReason = { _tag: "Drained" }
 export const Killed: CloseReason = { _tag: "Killed" }
 
 /** @category constructors @since 0.1.0 */
-export const TransportFailed = (error: ConnectionError | SocketError): CloseReason => ({
+export const TransportFailed = (error: ConnectionError | SocketError | DatagramError): CloseReason => ({
   _tag: "TransportFailed",
   error
 })

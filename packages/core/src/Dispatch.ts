@@ -166,12 +166,24 @@ const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | u
   const waiting = new Map<Request, (turn: Effect.Effect<void>) => void>()
   let running = 0
 
+  let freed = 0
+  let handingOn = false
   const leave = Effect.sync(() => {
-    for (const [request, resume] of waiting) {
-      waiting.delete(request)
-      return resume(Effect.void)
+    freed++
+    // The next in line runs from within this call. If it ends at once, its place is handed on by the loop that is already
+    // under way: a thousand requests in line are a thousand turns of it, not a thousand calls inside each other.
+    if (handingOn) return
+    handingOn = true
+    for (; freed > 0; freed--) {
+      const next = waiting.entries().next()
+      if (next.done) running--
+      else {
+        const [request, resume] = next.value
+        waiting.delete(request)
+        resume(Effect.void)
+      }
     }
-    running--
+    handingOn = false
   })
   /** A place is free: the next in line gets it. One function for all requests, kept while they run. */
   const onLeave = () => leave

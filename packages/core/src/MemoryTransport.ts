@@ -1,5 +1,5 @@
 /**
- * Stream transport without a network: connections are pairs of Effect queues in this process. Nothing here reads a real
+ * Transports without a network: connections are pairs of Effect queues in this process, packets go from queue to queue. Nothing here reads a real
  * clock or waits for the event loop, so a whole server, with its timeouts and its drain, runs under `TestClock`.
  *
  * @since 0.1.0
@@ -14,9 +14,12 @@ import * as NetAddress from "effect/net/NetAddress"
 import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import type { Connection } from "./Connection.ts"
+import type { DatagramError } from "./DatagramError.ts"
+import { DatagramTransport, type Packet, type ReceiveQueueOptions } from "./DatagramTransport.ts"
 import { ConnectionImpl, formatAddress } from "./internal/connection.ts"
 import { Flow } from "./internal/flow.ts"
-import { checkInteger } from "./internal/options.ts"
+import * as datagrams from "./internal/memoryDatagram.ts"
+import { checkInteger, invalidOption } from "./internal/options.ts"
 import { AddressInUse, ListenError } from "./ListenError.ts"
 import { type Receiver, StreamTransport, type Wire } from "./StreamTransport.ts"
 
@@ -134,6 +137,116 @@ export const connect = (
 let lastClient = 0
 const neverDrains = Latch.makeUnsafe(false)
 const encoder = new TextEncoder()
+
+/**
+ * A datagram transport in memory.
+ *
+ * **Details**
+ *
+ * Addresses are unix paths. A packet to an address where nobody is bound fails with `Unreachable`, one of more than 65,507
+ * bytes with `TooLarge`. Without the options below every packet arrives, once, in order. With them the same seed makes the
+ * same things happen to the same packets, in both directions.
+ *
+ * **Example** (A handler under test, without a port)
+ *
+ * ```ts
+ * import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+ * import { Effect } from "effect"
+ *
+ * const Echo = MemoryTransport.datagram().pipe(
+ *   Dispatch.serial(),
+ *   Server.serveDatagram(({ payload, reply }) => reply(payload))
+ * )
+ *
+ * const program = Effect.gen(function*() {
+ *   const server = yield* Server.Server
+ *   const client = yield* MemoryTransport.bindDatagram()
+ *   yield* client.send(server.address, "hello")
+ *   const { payload } = yield* client.receive
+ *   return new TextDecoder().decode(payload)
+ * }).pipe(Effect.scoped, Effect.provide(Echo))
+ *
+ * Effect.runPromise(program) // => "hello"
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const datagram = (options: {
+  /** The name to bind, shown as a unix path. Default: a name that nobody else has. */
+  readonly name?: string | undefined
+  /** The share of packets that are lost, 0 to 1. Default 0. */
+  readonly loss?: number | undefined
+  /** The share of packets that arrive twice, 0 to 1. Default 0. */
+  readonly duplication?: number | undefined
+  /** The share of packets that arrive 10 milliseconds late, so that others overtake them, 0 to 1. Default 0. */
+  readonly reordering?: number | undefined
+  /** What the three above draw their chances from. Default 1. */
+  readonly seed?: number | undefined
+  /** Packets of more bytes are cut, and `truncated`. Default 8,192. */
+  readonly maxPacketSize?: number | undefined
+  readonly receiveQueue?: ReceiveQueueOptions | undefined
+} = {}): Layer.Layer<DatagramTransport> =>
+  Layer.succeed(DatagramTransport, {
+    name: "memory datagram",
+    steps: [],
+    receiveQueue: options.receiveQueue,
+    listen: Effect.fnUntraced(function*(onPacket, at) {
+      const { duplication = 0, loss = 0, maxPacketSize = 8_192, reordering = 0, seed = 1 } = options
+      yield* checkInteger("maxPacketSize", maxPacketSize, 1)
+      for (const [option, value] of Object.entries({ loss, duplication, reordering })) {
+        if (!(value >= 0 && value <= 1)) yield* invalidOption(option, value, "a number from 0 to 1")
+      }
+      return yield* datagrams.bind({
+        name: at !== undefined && NetAddress.isUnixPathAddress(at) ? at.path : options.name,
+        way: loss + duplication + reordering === 0
+          ? undefined
+          : { loss, duplication, reordering, random: datagrams.randomOf(seed) },
+        maxPacketSize,
+        onPacket
+      })
+    })
+  })
+
+/**
+ * A client of datagram servers in memory.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DatagramClient {
+  /** What servers see as `peer`. */
+  readonly address: NetAddress.SocketAddress
+  readonly send: (to: NetAddress.SocketAddress, payload: Uint8Array | string) => Effect.Effect<void, DatagramError>
+  /** The next packet that arrives. Up to 1,024 wait; beyond that, packets are lost. */
+  readonly receive: Effect.Effect<Packet>
+}
+
+/**
+ * Binds a client: what arrives at its address until the scope ends, it can receive.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const bindDatagram = Effect.fnUntraced(function*(options: {
+  /** The name to bind. Default: a name that nobody else has. `""` binds none: nobody can answer. */
+  readonly name?: string | undefined
+} = {}): Effect.fn.Return<DatagramClient, ListenError, Scope.Scope> {
+  const received = yield* Queue.dropping<Packet>(1_024)
+  if (options.name === "") {
+    const address = NetAddress.unixPathAddress("")
+    return { address, send: datagrams.sendFrom(address, undefined), receive: Queue.take(received) }
+  }
+  const { address, send } = yield* datagrams.bind({
+    name: options.name,
+    way: undefined,
+    maxPacketSize: Number.MAX_SAFE_INTEGER,
+    onPacket: (packet) => {
+      Queue.offerUnsafe(received, packet)
+    }
+  })
+  return { address, send, receive: Queue.take(received) }
+})
 
 /** One end of a connection: it owns the queue of what its peer has sent to it, and the fiber that delivers that. */
 class MemoryWire implements Wire {

@@ -16,7 +16,10 @@ import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import type { CloseReason } from "./CloseReason.ts"
 import type { Connection } from "./Connection.ts"
+import type { Datagram } from "./Datagram.ts"
+import type { DatagramTransport } from "./DatagramTransport.ts"
 import type { Dispatch } from "./Dispatch.ts"
+import * as datagrams from "./internal/datagramServer.ts"
 import * as internal from "./internal/handleOne.ts"
 import * as running from "./internal/server.ts"
 import type { ListenError } from "./ListenError.ts"
@@ -123,6 +126,10 @@ export interface Stats {
   readonly refused: Readonly<Record<string, number>>
   readonly bytesRead: number
   readonly bytesWritten: number
+  /** Packets that were dropped because too many waited. 0 for connections, which are refused instead. */
+  readonly dropped: number
+  /** Packets that were longer than the transport takes, and were cut. */
+  readonly truncated: number
 }
 
 /**
@@ -309,6 +316,89 @@ export const serveStream = <E, R, RError = never, RTimeout = never>(
   layer: Layer.Layer<StreamTransport | Dispatch, E2, R2>
 ): Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError | RTimeout, Scope.Scope | Server>> =>
   Layer.effect(Server, makeStream(handler, options)).pipe(Layer.provide(layer)) as any
+
+/**
+ * What a datagram server can be told.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface DatagramOptions<E = unknown, RError = never> {
+  /** A name for people: it shows in `info`. Default: the transport's name. */
+  readonly name?: string | undefined
+  /** The deadlines of the drain that closing the server's scope begins. */
+  readonly shutdown?: DrainOptions | undefined
+  /**
+   * Runs when a handler has failed or died: Python's `handle_error`. Also for an admission check or a strategy that fails,
+   * as a defect. What it fails with is logged. Default: one log line with the cause, at `Error` for failures of the server's
+   * own code and at `Debug` for what a client can cause.
+   */
+  readonly onError?:
+    | ((cause: Cause.Cause<E>, datagram: Datagram, reason: CloseReason) => Effect.Effect<void, unknown, RError>)
+    | undefined
+}
+
+/**
+ * A handler of datagrams. Nothing is sent but what it sends.
+ *
+ * **Details**
+ *
+ * It may use a `Scope`, whose finalizers run when it ends, and the `Server` that it runs in. A failure with `DatagramError` is
+ * the peer's doing, `TransportFailed`; any other failure and every defect is `HandlerFailed`. None of them stops the
+ * server, or touches another packet.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type DatagramHandler<E, R> = (datagram: Datagram) => Effect.Effect<unknown, E, R>
+
+/**
+ * Serves every packet with `handler`, as a scoped effect: completes when the server is bound, and drains it when the scope
+ * closes. For embedding without a layer; see {@link serveDatagram}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeDatagram: <E, R, RError = never>(
+  handler: DatagramHandler<E, R>,
+  options?: DatagramOptions<NoInfer<E>, RError>
+) => Effect.Effect<
+  Server["Service"],
+  ListenError,
+  DatagramTransport | Dispatch | Scope.Scope | Exclude<R | RError, Scope.Scope | Server>
+> = (handler, options) => datagrams.makeDatagram(Server, handler, options)
+
+/**
+ * Serves every packet with `handler`: the last step of the pipe, from a datagram transport and a strategy to a running server.
+ *
+ * **Details**
+ *
+ * Building the layer binds, after everything that the handler needs was built. Packets that the strategy has no room for wait
+ * in the transport's receive queue, in order of arrival; what does not fit there is dropped and counted. A drain takes no
+ * new packets, serves those that were received, within `grace`, and closes the socket last.
+ *
+ * **Example** (A server of upper-case packets)
+ *
+ * ```ts
+ * import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+ *
+ * const Upper = MemoryTransport.datagram().pipe(
+ *   Dispatch.fiberPerRequest({ maxInFlight: 256 }),
+ *   Server.serveDatagram(({ payload, reply }) => reply(new TextDecoder().decode(payload).toUpperCase()))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const serveDatagram = <E, R, RError = never>(
+  handler: DatagramHandler<E, R>,
+  options?: DatagramOptions<NoInfer<E>, RError>
+) =>
+<E2, R2>(
+  layer: Layer.Layer<DatagramTransport | Dispatch, E2, R2>
+): Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError, Scope.Scope | Server>> =>
+  Layer.effect(Server, makeDatagram(handler, options)).pipe(Layer.provide(layer)) as any
 
 /**
  * Runs `effect` on a schedule for as long as the server runs: Python's `service_actions`, without its polling. What it fails

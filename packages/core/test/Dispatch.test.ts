@@ -115,4 +115,20 @@ describe("the queue", () => {
       assert.deepStrictEqual([open, queued, refused], [1_025, 1_024, { queue: 1 }])
       yield* Effect.forkChild(server.drain(), { startImmediately: true })
     }))
+
+  it.effect(
+    "hands a place on to thousands that end at once, in a loop and not in a recursion",
+    () =>
+      Effect.gen(function*() {
+        const gate = Deferred.makeUnsafe<void>()
+        const server = yield* startWith(Dispatch.serial({ queue: { max: 20_000 } }))(({ id }) =>
+          id === 1 ? Deferred.await(gate) : Effect.void
+        )
+        yield* Effect.replicateEffect(MemoryTransport.connect(server.address), 20_000, { discard: true })
+        yield* Deferred.succeed(gate, undefined)
+        yield* server.awaitIdle
+        assert.deepStrictEqual((yield* server.stats).closed, { Completed: 20_000 })
+      }),
+    60_000
+  )
 })

@@ -8,7 +8,7 @@ describe("@socketserver/core", () => {
       Object.entries(Core).map(([name, module]) => [name, Object.keys(module).toSorted()])
     )
     assert.deepStrictEqual(surface, {
-      Admission: ["verify"],
+      Admission: ["verify", "verifyDatagram"],
       CloseReason: [
         "Completed",
         "Drained",
@@ -22,6 +22,8 @@ describe("@socketserver/core", () => {
       ],
       Connection: [],
       ConnectionError: ["Closed", "ConnectionError", "Failed", "LimitExceeded", "Reset", "Timeout", "UnexpectedEnd"],
+      Datagram: [],
+      DatagramError: ["Closed", "DatagramError", "Failed", "NoReturnAddress", "TooLarge", "Unreachable"],
       DatagramTransport: ["DatagramTransport"],
       Dispatch: ["Dispatch", "custom", "fiberPerRequest", "serial"],
       ListenError: [
@@ -32,8 +34,19 @@ describe("@socketserver/core", () => {
         "ListenFailed",
         "PermissionDenied"
       ],
-      MemoryTransport: ["ConnectionRefused", "connect", "stream"],
-      Server: ["Server", "Service", "as", "every", "handleOne", "listen", "makeStream", "serveStream"],
+      MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
+      Server: [
+        "Server",
+        "Service",
+        "as",
+        "every",
+        "handleOne",
+        "listen",
+        "makeDatagram",
+        "makeStream",
+        "serveDatagram",
+        "serveStream"
+      ],
       ServerEvent: [],
       StreamTransport: ["StreamTransport"],
       Transport: ["fromSocketServer", "toSocketServer"]

@@ -193,7 +193,9 @@ describe("what can be asked", () => {
         closed: {},
         refused: {},
         bytesRead: 0,
-        bytesWritten: 0
+        bytesWritten: 0,
+        dropped: 0,
+        truncated: 0
       })
       yield* Effect.forEach(clients, (client) => client.write("x\n"))
       yield* server.awaitIdle
@@ -205,7 +207,9 @@ describe("what can be asked", () => {
         closed: { Completed: 3 },
         refused: {},
         bytesRead: 6,
-        bytesWritten: 12
+        bytesWritten: 12,
+        dropped: 0,
+        truncated: 0
       })
     }))
 

@@ -1,6 +1,7 @@
 /**
- * One accepted connection on its way: admitted or refused, queued, handled, closed. An entry decides how its connection
- * ended, once, and is finished when both its fiber and its wire are.
+ * One request on its way, a connection or a datagram: admitted or refused, queued, handled, closed. An entry decides how its
+ * request ended, once, and is finished when its fiber is, and what it stands for is released. What connections and datagrams
+ * do differently is in `connectionEntry.ts` and `datagramEntry.ts`.
  */
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
@@ -8,18 +9,14 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
-import type * as Latch from "effect/Latch"
+import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
-import * as Socket from "effect/socket/Socket"
-import type { Step } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
-import type { ConnectionError } from "../ConnectionError.ts"
 import type { Request } from "../Dispatch.ts"
 import type { ConnectionInfo } from "../Server.ts"
-import type { Wire } from "../StreamTransport.ts"
-import { ConnectionImpl, formatAddress, type Owner } from "./connection.ts"
+import { formatAddress } from "./connection.ts"
 import type { Registered } from "./registry.ts"
-import type { Counts, ServerImpl } from "./server.ts"
+import type { Check, Counts, ServerImpl } from "./server.ts"
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
@@ -28,10 +25,9 @@ export const CurrentEntry = Context.Reference<Entry | undefined>("@socketserver/
   defaultValue: () => undefined
 })
 
-export class Entry implements Request, Owner, Registered {
+export abstract class Entry implements Request, Registered {
   readonly server: ServerImpl
   readonly id: number
-  readonly connection: ConnectionImpl
   readonly openedAt: number
   place = 0
   state: ConnectionInfo["state"] = "admitting"
@@ -41,19 +37,43 @@ export class Entry implements Request, Owner, Registered {
   private readonly scope = Scope.makeUnsafe()
   private fiber: Fiber.Fiber<void> | undefined
   private fiberEnded = false
-  private idleTimer: Fiber.Fiber<void> | undefined
   /** Decided at most once, by whatever ends the connection first. */
   private reason: CloseReason.CloseReason | undefined
-  private interruptedByDrain = false
+  protected interruptedByDrain = false
   private killedByDrain = false
   private finished = false
 
-  constructor(server: ServerImpl, id: number, wire: Wire) {
+  constructor(server: ServerImpl, id: number) {
     this.server = server
     this.id = id
     this.openedAt = server.now()
-    this.connection = new ConnectionImpl(id, wire, this)
   }
+
+  // ---- what it stands for
+
+  /** For people. */
+  protected abstract readonly kind: string
+  /** What handlers, checks and hooks are given. */
+  abstract readonly subject: any
+  abstract readonly peer: SocketAddress
+  abstract readonly local: SocketAddress
+  abstract readonly annotations: Map<string, unknown> | undefined
+  abstract readonly bytesRead: number
+  abstract readonly bytesWritten: number
+  /** Is nothing of it left? */
+  abstract readonly released: boolean
+  /** Was it a drain that ended it, while it was idle? */
+  abstract readonly endedIdle: boolean
+  abstract readonly annotate: (key: string, value: unknown) => Effect.Effect<void>
+  /** In order, as at the end of a handler. */
+  protected abstract closeSubject(): void
+  /** At once. */
+  protected abstract destroySubject(): void
+  abstract startDrain(): void
+  /** Says how a handler's exit ended the request. */
+  protected abstract reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason
+  /** Does the cause say nothing but "the input has ended"? */
+  protected abstract isEnd(cause: Cause.Cause<unknown>): boolean
 
   /**
    * What the handler runs with. Its fiber is made with it, so that nothing is merged or provided later. Not kept: V8 may
@@ -64,21 +84,12 @@ export class Entry implements Request, Owner, Registered {
     return Context.add(Context.add(this.server.context, CurrentEntry, this), Scope.Scope, this.scope)
   }
 
-  get draining(): Latch.Latch {
-    return this.server.draining
-  }
-
   /** Has the handler begun? */
   get begun(): boolean {
     return this.state === "handling" || this.state === "closing"
   }
 
   begin(): void {
-    const { idleMillis } = this.server
-    if (idleMillis !== undefined) {
-      this.connection.trackActivity(this.server.now)
-      this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle(idleMillis))
-    }
     const fiber = this.fiber = Effect.runForkWith(this.context)(this.life)
     fiber.addObserver((exit) => this.onFiberEnd(exit))
   }
@@ -92,14 +103,14 @@ export class Entry implements Request, Owner, Registered {
       : Effect.flatMap(this.admit(steps), (admitted) => admitted ? this.dispatch : Effect.void)
   }
 
-  private admit(steps: ReadonlyArray<Step>): Effect.Effect<boolean> {
+  private admit(steps: ReadonlyArray<Check>): Effect.Effect<boolean> {
     return Effect.gen({ self: this }, function*() {
       for (const { check, policy } of steps) {
-        const verdict = yield* Effect.exit(Effect.suspend(() => check(this.connection)))
+        const verdict = yield* Effect.exit(Effect.suspend(() => check(this.subject)))
         if (Exit.isSuccess(verdict) && verdict.value) continue
         const reason = this.decide(CloseReason.Refused(policy))
         if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason, "Error")
-        this.connection.closeNow()
+        this.closeSubject()
         return false
       }
       return true
@@ -126,7 +137,7 @@ export class Entry implements Request, Owner, Registered {
   endEarly(reason: CloseReason.CloseReason, asking?: Fiber.Fiber<unknown, unknown>): boolean {
     if (this.begun || this.reason !== undefined) return false
     this.decide(reason)
-    this.connection.closeNow()
+    this.closeSubject()
     // A fiber that is not known yet is still in its first, synchronous run: it is the one that asks.
     if (this.fiber !== undefined && this.fiber !== asking) this.fiber.interruptUnsafe()
     return true
@@ -145,11 +156,11 @@ export class Entry implements Request, Owner, Registered {
   private run(restore: Restore): Effect.Effect<void> {
     if (this.begun) return Effect.die(new Error(`request ${this.id}: a strategy ran \`handle\` twice`))
     if (this.reason !== undefined) return Effect.void
-    this.server.queued--
+    this.server.leaveQueue()
     this.state = "handling"
     this.server.inFlight++
     return Effect.flatMap(
-      Effect.exit(restore(Effect.suspend(() => this.server.config.handler(this.connection)))),
+      Effect.exit(restore(Effect.suspend(() => this.server.config.handler(this.subject)))),
       (exit) => this.settle(exit, restore)
     )
   }
@@ -175,43 +186,8 @@ export class Entry implements Request, Owner, Registered {
     return Effect.sync(() => {
       this.state = "closing"
       this.server.inFlight--
-      this.connection.closeNow()
+      this.closeSubject()
     })
-  }
-
-  private reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {
-    const { drained, lost, wasTimedOut } = this.connection
-    let error: ConnectionError | Socket.SocketError | undefined
-    if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
-      if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
-      error = this.ownErrorOf(exit.cause)
-      if (error === undefined) return CloseReason.HandlerFailed(exit.cause)
-    }
-    if (wasTimedOut) return CloseReason.IdleTimeout
-    if (lost?._tag === "Reset") return CloseReason.PeerReset
-    if (error !== undefined) return CloseReason.TransportFailed(error)
-    return drained ? CloseReason.Drained : CloseReason.Completed
-  }
-
-  /** Does the cause say nothing but "the input has ended", to a reader of the connection or of its `socket`? */
-  private isEnd(cause: Cause.Cause<unknown>): boolean {
-    return cause.reasons.length > 0 && cause.reasons.every((reason) =>
-      Cause.isFailReason(reason) && (
-        Cause.isDone(reason.error) ||
-        (Socket.isSocketError(reason.error) && this.connection.owns(reason.error) &&
-          reason.error.reason._tag === "SocketCloseError" && reason.error.reason.code === 1000)
-      )
-    )
-  }
-
-  /** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
-  private ownErrorOf(cause: Cause.Cause<unknown>): ConnectionError | Socket.SocketError | undefined {
-    let found: ConnectionError | Socket.SocketError | undefined
-    for (const reason of cause.reasons) {
-      if (!Cause.isFailReason(reason) || !this.connection.owns(reason.error)) return undefined
-      found = reason.error as ConnectionError | Socket.SocketError
-    }
-    return found
   }
 
   /** A handler's exit and that of its finalizers: what either failed with is kept. */
@@ -240,36 +216,17 @@ export class Entry implements Request, Owner, Registered {
     const { onError } = this.server.config.options
     const handled = onError === undefined
       ? Effect.logWithLevel(level)(
-        `connection ${this.id} from ${formatAddress(this.connection.peer)}: ${reason._tag}`,
+        `${this.kind} ${this.id} from ${formatAddress(this.peer)}: ${reason._tag}`,
         cause
       )
-      : Effect.suspend(() => onError(cause, this.connection, reason))
+      : Effect.suspend(() => onError(cause, this.subject, reason))
     return Effect.ignoreCause(Effect.provideContext(handled, this.server.context), {
       log: "Error",
-      message: `onError failed for connection ${this.id}`
+      message: `onError failed for ${this.kind} ${this.id}`
     })
   }
 
   // ---- deadlines and ends from outside
-
-  private watchIdle(limit: number): Effect.Effect<void> {
-    return Effect.gen({ self: this }, function*() {
-      while (true) {
-        const since = this.connection.silentSince
-        const left = since === undefined ? limit : since + limit - this.server.now()
-        if (left <= 0) break
-        yield* Effect.sleep(left)
-      }
-      const { onTimeout } = this.server.config.options
-      if (onTimeout !== undefined) {
-        yield* Effect.ignoreCause(
-          Effect.provideContext(Effect.suspend(() => onTimeout(this.connection)), this.server.context),
-          { log: "Error", message: `onTimeout failed for connection ${this.id}` }
-        )
-      }
-      this.connection.timeOut()
-    })
-  }
 
   closeByHand(): boolean {
     if (!this.begun) return this.endEarly(CloseReason.Killed)
@@ -290,7 +247,7 @@ export class Entry implements Request, Owner, Registered {
   kill(): void {
     this.killedByDrain = true
     this.decide(CloseReason.Killed)
-    this.connection.destroyNow(false)
+    this.destroySubject()
     this.fiber?.interruptUnsafe()
     this.finish()
   }
@@ -299,15 +256,14 @@ export class Entry implements Request, Owner, Registered {
     if (this.killedByDrain) return "killed"
     if (reason._tag === "Refused") return "refused"
     if (this.interruptedByDrain) return "interrupted"
-    return this.connection.drained ? "idleClosed" : "completed"
+    return this.endedIdle ? "idleClosed" : "completed"
   }
 
   // ---- the end
 
-  private onFiberEnd(exit: Exit.Exit<void>): void {
+  protected onFiberEnd(exit: Exit.Exit<void>): void {
     this.fiberEnded = true
-    this.idleTimer?.interruptUnsafe()
-    if (this.state === "queued") this.server.queued--
+    if (this.state === "queued") this.server.leaveQueue()
     if (this.reason === undefined) {
       // The strategy neither ran nor refused it: it failed, or it dropped the request.
       const reason = this.decide(
@@ -315,13 +271,13 @@ export class Entry implements Request, Owner, Registered {
       )
       if (this.isReported(exit)) Effect.runForkWith(this.server.context)(this.onError(exit.cause, reason))
     }
-    this.connection.closeNow()
+    this.closeSubject()
     this.onReleased()
   }
 
   /** Ends when both have: the fiber, and the wire. */
   onReleased(): void {
-    if (this.fiberEnded && this.connection.released) this.finish()
+    if (this.fiberEnded && this.released) this.finish()
   }
 
   private finish(): void {
@@ -331,15 +287,15 @@ export class Entry implements Request, Owner, Registered {
   }
 
   info(): ConnectionInfo {
-    const { annotations, local, peer, wire } = this.connection
+    const { annotations, bytesRead, bytesWritten, id, local, peer, state } = this
     return {
-      id: this.id,
+      id,
       peer,
       local,
-      state: this.state,
+      state,
       age: Duration.millis(this.server.now() - this.openedAt),
-      bytesRead: wire.bytesRead,
-      bytesWritten: wire.bytesWritten,
+      bytesRead,
+      bytesWritten,
       annotations: new Map(annotations)
     }
   }

@@ -1,6 +1,8 @@
 /**
- * A running stream server: it owns the listener, the open connections, and their drain.
+ * A running server: it owns the listener, the requests under way, and their drain. What arrives, connections or packets,
+ * and what makes a request of it, comes as configuration.
  */
+import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
@@ -19,13 +21,13 @@ import { Dispatch, type Strategy } from "../Dispatch.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
-import { type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
+import { type Listener, StreamTransport } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
-import { CurrentEntry, Entry } from "./entry.ts"
+import { ConnectionEntry } from "./connectionEntry.ts"
+import { CurrentEntry, type Entry } from "./entry.ts"
 import { checkDuration } from "./options.ts"
 import { Registry } from "./registry.ts"
 
-type AnyHandler = StreamHandler<unknown, never>
 type Shape = Server["Service"]
 
 /** The `Server` tag comes as a value: its module builds on this one. */
@@ -50,13 +52,38 @@ export const makeStream = Effect.fnUntraced(function*(
   return server.shape
 })
 
-/** Binds, and drains when the scope closes. */
-export const start = Effect.fnUntraced(function*(
+/** A server of the connections that a stream transport accepts. */
+export const start = (
   tag: Tag,
   transport: StreamTransport["Service"],
-  strategy: { readonly name: string; readonly run: Strategy },
+  strategy: NamedStrategy,
   handler: StreamHandler<any, any>,
   options: ServerOptions<any, any, any> = {}
+) =>
+  run(
+    tag,
+    {
+      name: transport.name,
+      steps: transport.steps,
+      listen: (server, at) =>
+        transport.listen((wire) => {
+          if (server.isOpen) server.accept((id) => new ConnectionEntry(server, id, wire))
+          // The listener had this client in hand when the drain closed it.
+          else discard(wire)
+        }, at)
+    },
+    strategy,
+    handler,
+    options
+  )
+
+/** Binds, and drains when the scope closes. */
+export const run = Effect.fnUntraced(function*(
+  tag: Tag,
+  transport: Arrivals,
+  strategy: NamedStrategy,
+  handler: (subject: any) => Effect.Effect<any, any, any>,
+  options: Options<any> = {}
 ) {
   const idleTimeout = options.idleTimeout === undefined
     ? undefined
@@ -70,8 +97,8 @@ export const start = Effect.fnUntraced(function*(
     transport,
     strategy,
     // What they require is in `context`: the public signatures see to it.
-    handler: handler as AnyHandler,
-    options: options as ServerOptions<unknown>,
+    handler: handler as Config["handler"],
+    options: options as Options<never>,
     idleTimeout,
     shutdown,
     clock: yield* Clock.Clock,
@@ -83,12 +110,51 @@ export const start = Effect.fnUntraced(function*(
   return server
 })
 
+export interface NamedStrategy {
+  readonly name: string
+  readonly run: Strategy
+}
+
+/** The options of either kind of server. */
+interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout"> {
+  readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
+  readonly onError?:
+    | ((cause: Cause.Cause<any>, subject: any, reason: CloseReason.CloseReason) => Effect.Effect<void, unknown, R>)
+    | undefined
+}
+
+/** An admission step, of either kind of request. */
+export interface Check {
+  readonly policy: string
+  readonly check: (subject: any) => Effect.Effect<boolean, unknown>
+}
+
+/** Where requests come from, and what is particular about them. */
+export interface Arrivals {
+  readonly name: string
+  readonly steps: ReadonlyArray<Check>
+  /** Binds; what arrives goes to the server's `accept`. */
+  readonly listen: (server: ServerImpl, at?: SocketAddress) => Effect.Effect<Listener, ListenError, Scope.Scope>
+  /** Where more may wait than the strategy has been given: packets. */
+  readonly waiting?: Waiting | undefined
+}
+
+export interface Waiting {
+  readonly length: number
+  readonly dropped: number
+  readonly truncated: number
+  /** The strategy has room. */
+  readonly onRoom: (server: ServerImpl) => void
+  /** Drops all, and says how many. */
+  readonly clear: () => number
+}
+
 interface Config {
   readonly tag: Tag
-  readonly transport: StreamTransport["Service"]
-  readonly strategy: { readonly name: string; readonly run: Strategy }
-  readonly handler: AnyHandler
-  readonly options: ServerOptions<unknown>
+  readonly transport: Arrivals
+  readonly strategy: NamedStrategy
+  readonly handler: (subject: any) => Effect.Effect<unknown, unknown>
+  readonly options: Options<never>
   readonly idleTimeout: Duration.Duration | undefined
   readonly shutdown: Deadlines
   readonly clock: Clock.Clock
@@ -145,7 +211,7 @@ export class ServerImpl {
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
         const scope = Scope.makeUnsafe()
-        return restore(this.config.transport.listen((wire) => this.accept(wire), this.address)).pipe(
+        return restore(this.config.transport.listen(this, this.address)).pipe(
           Scope.provide(scope),
           Effect.tapCause((cause) => Scope.close(scope, Exit.failCause(cause))),
           Effect.map((listener) => {
@@ -183,36 +249,41 @@ export class ServerImpl {
 
   // ---- connections
 
-  private accept(wire: Wire): void {
-    if (this.state === "draining" || this.state === "stopped") {
-      // The listener had this client in hand when the drain closed it.
-      return discard(wire)
-    }
+  get isOpen(): boolean {
+    return this.state !== "draining" && this.state !== "stopped"
+  }
+
+  accept(makeEntry: (id: number) => Entry): void {
     this.accepted++
-    const entry = new Entry(this, ++this.lastId, wire)
+    const entry = makeEntry(++this.lastId)
     this.entries.add(entry)
-    this.publish(() => ({ _tag: "Accepted", id: entry.id, peer: wire.peer }))
+    this.publish(() => ({ _tag: "Accepted", id: entry.id, peer: entry.peer }))
     entry.begin()
+  }
+
+  /** A request has come to its turn, or will never. */
+  leaveQueue(): void {
+    this.queued--
+    this.config.transport.waiting?.onRoom(this)
   }
 
   /** An entry has come to its end: it counts, and whoever waits for that is told. */
   remove(entry: Entry, reason: CloseReason.CloseReason): void {
-    const { wire } = entry.connection
     this.entries.delete(entry)
     this.closed[reason._tag] = (this.closed[reason._tag] ?? 0) + 1
     if (reason._tag === "Refused") this.refused[reason.policy] = (this.refused[reason.policy] ?? 0) + 1
-    this.closedBytesRead += wire.bytesRead
-    this.closedBytesWritten += wire.bytesWritten
+    this.closedBytesRead += entry.bytesRead
+    this.closedBytesWritten += entry.bytesWritten
     this.lastReason = reason
     if (this.state === "draining") this.counts[entry.drainOutcome(reason)]++
     this.publish(() => ({
       _tag: "Closed",
       id: entry.id,
-      peer: wire.peer,
+      peer: entry.peer,
       reason,
       duration: Duration.millis(this.now() - entry.openedAt),
-      bytesRead: wire.bytesRead,
-      bytesWritten: wire.bytesWritten
+      bytesRead: entry.bytesRead,
+      bytesWritten: entry.bytesWritten
     }))
     this.checkConditions()
   }
@@ -271,26 +342,41 @@ export class ServerImpl {
       this.state = "draining"
       this.drainStart = this.now()
       this.publish(() => ({ _tag: "Draining" }))
-      yield* this.listening.withPermit(this.closeListener())
-      for (const entry of this.entries.values()) if (!entry.begun) entry.endEarly(CloseReason.Refused("draining"))
+      const { waiting } = this.config.transport
+      // Packets that have been received are served, and their answers leave by the socket that they came in by.
+      if (waiting === undefined) {
+        yield* this.listening.withPermit(this.closeListener())
+        this.refuseWaiting()
+      }
       // A request may lie in the system's buffers already, unseen. Two turns of the event loop let transports deliver it,
       // so that its connection does not look idle.
       yield* Effect.yieldNow
       yield* Effect.yieldNow
       this.draining.openUnsafe()
-      for (const entry of this.entries.values()) entry.connection.startDrain()
-      const empty = this.until(() => this.entries.size === 0)
+      for (const entry of this.entries.values()) entry.startDrain()
+      const empty = this.until(() => this.isIdle)
       if (Option.isNone(yield* Effect.timeoutOption(empty, grace))) {
+        this.counts.refused += waiting?.clear() ?? 0
+        this.refuseWaiting()
         for (const entry of this.entries.values()) entry.interrupt()
         if (Option.isNone(yield* Effect.timeoutOption(empty, kill))) {
           for (const entry of this.entries.values()) entry.kill()
         }
       }
+      yield* this.listening.withPermit(this.closeListener())
       this.state = "stopped"
       const report = this.report()
       this.publish(() => ({ _tag: "Stopped", report }))
       return report
     })
+  }
+
+  private get isIdle(): boolean {
+    return this.entries.size === 0 && (this.config.transport.waiting?.length ?? 0) === 0
+  }
+
+  private refuseWaiting(): void {
+    for (const entry of this.entries.values()) if (!entry.begun) entry.endEarly(CloseReason.Refused("draining"))
   }
 
   // ---- what can be asked
@@ -313,19 +399,21 @@ export class ServerImpl {
   private stats(): Stats {
     let bytesRead = this.closedBytesRead
     let bytesWritten = this.closedBytesWritten
-    for (const { connection } of this.entries.values()) {
-      bytesRead += connection.wire.bytesRead
-      bytesWritten += connection.wire.bytesWritten
+    for (const entry of this.entries.values()) {
+      bytesRead += entry.bytesRead
+      bytesWritten += entry.bytesWritten
     }
     return {
       accepted: this.accepted,
       open: this.entries.size,
-      queued: this.queued,
+      queued: this.queued + (this.config.transport.waiting?.length ?? 0),
       inFlight: this.inFlight,
       closed: { ...this.closed },
       refused: { ...this.refused },
       bytesRead,
-      bytesWritten
+      bytesWritten,
+      dropped: this.config.transport.waiting?.dropped ?? 0,
+      truncated: this.config.transport.waiting?.truncated ?? 0
     }
   }
 
@@ -345,7 +433,7 @@ export class ServerImpl {
         annotate: (id, key, value) =>
           Effect.suspend(() => {
             const entry = entries.get(id)
-            return entry === undefined ? Effect.succeed(false) : Effect.as(entry.connection.annotate(key, value), true)
+            return entry === undefined ? Effect.succeed(false) : Effect.as(entry.annotate(key, value), true)
           }),
         close: (id) => Effect.sync(() => entries.get(id)?.closeByHand() ?? false)
       },
@@ -363,7 +451,7 @@ export class ServerImpl {
             kill: options?.kill === undefined ? config.shutdown.kill : Duration.fromInputUnsafe(options.kill)
           })
         ),
-      awaitIdle: this.until(() => this.entries.size === 0)
+      awaitIdle: this.until(() => this.isIdle)
     }
   }
 }

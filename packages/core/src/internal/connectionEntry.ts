@@ -1,0 +1,149 @@
+/** A connection as a request: it has a wire to be released, deadlines, and errors that are its peer's doing. */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import type * as Latch from "effect/Latch"
+import type { SocketAddress } from "effect/net/NetAddress"
+import * as Socket from "effect/socket/Socket"
+import * as CloseReason from "../CloseReason.ts"
+import type { Connection } from "../Connection.ts"
+import type { ConnectionError } from "../ConnectionError.ts"
+import type { Wire } from "../StreamTransport.ts"
+import { ConnectionImpl, type Owner } from "./connection.ts"
+import { Entry } from "./entry.ts"
+import type { ServerImpl } from "./server.ts"
+
+export class ConnectionEntry extends Entry implements Owner {
+  readonly subject: ConnectionImpl
+  private idleTimer: Fiber.Fiber<void> | undefined
+
+  constructor(server: ServerImpl, id: number, wire: Wire) {
+    super(server, id)
+    this.subject = new ConnectionImpl(id, wire, this)
+  }
+
+  protected get kind(): string {
+    return "connection"
+  }
+
+  get draining(): Latch.Latch {
+    return this.server.draining
+  }
+
+  get peer(): SocketAddress {
+    return this.subject.peer
+  }
+
+  get local(): SocketAddress {
+    return this.subject.local
+  }
+
+  get annotations(): Map<string, unknown> | undefined {
+    return this.subject.annotations
+  }
+
+  get bytesRead(): number {
+    return this.subject.wire.bytesRead
+  }
+
+  get bytesWritten(): number {
+    return this.subject.wire.bytesWritten
+  }
+
+  get released(): boolean {
+    return this.subject.released
+  }
+
+  get endedIdle(): boolean {
+    return this.subject.drained
+  }
+
+  get annotate(): Connection["annotate"] {
+    return this.subject.annotate
+  }
+
+  protected closeSubject(): void {
+    this.subject.closeNow()
+  }
+
+  protected destroySubject(): void {
+    this.subject.destroyNow(false)
+  }
+
+  startDrain(): void {
+    this.subject.startDrain()
+  }
+
+  // ---- how it ended
+
+  protected reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {
+    const { drained, lost, wasTimedOut } = this.subject
+    let error: ConnectionError | Socket.SocketError | undefined
+    if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
+      if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
+      error = this.ownErrorOf(exit.cause)
+      if (error === undefined) return CloseReason.HandlerFailed(exit.cause)
+    }
+    if (wasTimedOut) return CloseReason.IdleTimeout
+    if (lost?._tag === "Reset") return CloseReason.PeerReset
+    if (error !== undefined) return CloseReason.TransportFailed(error)
+    return drained ? CloseReason.Drained : CloseReason.Completed
+  }
+
+  /** Does the cause say nothing but "the input has ended", to a reader of the connection or of its `socket`? */
+  protected isEnd(cause: Cause.Cause<unknown>): boolean {
+    return cause.reasons.length > 0 && cause.reasons.every((reason) =>
+      Cause.isFailReason(reason) && (
+        Cause.isDone(reason.error) ||
+        (Socket.isSocketError(reason.error) && this.subject.owns(reason.error) &&
+          reason.error.reason._tag === "SocketCloseError" && reason.error.reason.code === 1000)
+      )
+    )
+  }
+
+  /** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
+  private ownErrorOf(cause: Cause.Cause<unknown>): ConnectionError | Socket.SocketError | undefined {
+    let found: ConnectionError | Socket.SocketError | undefined
+    for (const reason of cause.reasons) {
+      if (!Cause.isFailReason(reason) || !this.subject.owns(reason.error)) return undefined
+      found = reason.error as ConnectionError | Socket.SocketError
+    }
+    return found
+  }
+
+  // ---- the idle timeout
+
+  override begin(): void {
+    const { idleMillis } = this.server
+    if (idleMillis !== undefined) {
+      this.subject.trackActivity(this.server.now)
+      this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle(idleMillis))
+    }
+    super.begin()
+  }
+
+  protected override onFiberEnd(exit: Exit.Exit<void>): void {
+    this.idleTimer?.interruptUnsafe()
+    super.onFiberEnd(exit)
+  }
+
+  private watchIdle(limit: number): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        const since = this.subject.silentSince
+        const left = since === undefined ? limit : since + limit - this.server.now()
+        if (left <= 0) break
+        yield* Effect.sleep(left)
+      }
+      const { onTimeout } = this.server.config.options
+      if (onTimeout !== undefined) {
+        yield* Effect.ignoreCause(
+          Effect.provideContext(Effect.suspend(() => onTimeout(this.subject)), this.server.context),
+          { log: "Error", message: `onTimeout failed for connection ${this.id}` }
+        )
+      }
+      this.subject.timeOut()
+    })
+  }
+}

@@ -1,0 +1,107 @@
+/** A server of packets: those that the strategy has no room for wait in a queue of their own, until it has. */
+import * as Effect from "effect/Effect"
+import { DatagramTransport, type Packet } from "../DatagramTransport.ts"
+import { Dispatch } from "../Dispatch.ts"
+import { type DatagramHandler, type DatagramOptions } from "../Server.ts"
+import { DatagramEntry, type Link } from "./datagramEntry.ts"
+import { checkInteger } from "./options.ts"
+import { ReceiveQueue } from "./receiveQueue.ts"
+import { type NamedStrategy, run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
+
+export const makeDatagram = Effect.fnUntraced(function*(
+  tag: Tag,
+  handler: DatagramHandler<any, any>,
+  options?: DatagramOptions<any, any>
+) {
+  const dispatch = yield* Dispatch
+  const transport = yield* DatagramTransport
+  const strategy = yield* dispatch.make
+  const server = yield* start(tag, transport, { name: dispatch.name, run: strategy }, handler, options)
+  return server.shape
+})
+
+export const start = Effect.fnUntraced(function*(
+  tag: Tag,
+  transport: DatagramTransport["Service"],
+  strategy: NamedStrategy,
+  handler: DatagramHandler<any, any>,
+  options?: DatagramOptions<any, any>
+) {
+  const { maxBytes = 4 * 2 ** 20, maxPackets = 1_024, overflow = "dropNewest" } = transport.receiveQueue ?? {}
+  yield* checkInteger("receiveQueue.maxPackets", maxPackets, 0)
+  yield* checkInteger("receiveQueue.maxBytes", maxBytes, 0)
+  const queue = new ReceiveQueue({ maxBytes, maxPackets, dropOldest: overflow === "dropOldest" })
+  const link: Link = { listener: undefined }
+  const intake = new Intake(queue, link)
+  return yield* run(
+    tag,
+    {
+      name: transport.name,
+      steps: transport.steps,
+      listen: (server, at) =>
+        Effect.acquireRelease(
+          Effect.tap(transport.listen((packet) => intake.receive(server, packet), at), (listener) =>
+            Effect.sync(() => {
+              link.listener = listener
+            })),
+          () =>
+            Effect.sync(() => {
+              link.listener = undefined
+            })
+        ),
+      waiting: intake
+    },
+    strategy,
+    handler,
+    options
+  )
+})
+
+class Intake implements Waiting {
+  private readonly queue: ReceiveQueue
+  private readonly link: Link
+  private late = 0
+  private starting = false
+  truncated = 0
+
+  constructor(queue: ReceiveQueue, link: Link) {
+    this.queue = queue
+    this.link = link
+  }
+
+  get length(): number {
+    return this.queue.length
+  }
+
+  get dropped(): number {
+    return this.queue.dropped + this.late
+  }
+
+  receive(server: ServerImpl, packet: Packet): void {
+    if (packet.truncated) this.truncated++
+    if (!server.isOpen) this.late++
+    // With one that waits for the strategy, the next would only wait behind it.
+    else if (server.queued > 0 || this.queue.length > 0) this.queue.offer(packet)
+    else this.begin(server, packet)
+  }
+
+  onRoom(server: ServerImpl): void {
+    // A handler that ends at once makes room while it begins: the loop below goes on, instead of a deeper one.
+    if (this.starting) return
+    this.starting = true
+    while (server.queued === 0) {
+      const packet = this.queue.take()
+      if (packet === undefined) break
+      this.begin(server, packet)
+    }
+    this.starting = false
+  }
+
+  clear(): number {
+    return this.queue.clear()
+  }
+
+  private begin(server: ServerImpl, packet: Packet): void {
+    server.accept((id) => new DatagramEntry(server, id, packet, this.link))
+  }
+}
