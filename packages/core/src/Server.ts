@@ -22,8 +22,10 @@ import type { Dispatch } from "./Dispatch.ts"
 import * as datagrams from "./internal/datagramServer.ts"
 import * as internal from "./internal/handleOne.ts"
 import * as running from "./internal/server.ts"
+import * as sessions from "./internal/sessionServer.ts"
 import type { ListenError } from "./ListenError.ts"
 import type { DrainReport, ServerEvent } from "./ServerEvent.ts"
+import type { Session } from "./Session.ts"
 import type { StreamTransport } from "./StreamTransport.ts"
 
 /**
@@ -401,6 +403,100 @@ export const serveDatagram = <E, R, RError = never>(
   Layer.effect(Server, makeDatagram(handler, options)).pipe(Layer.provide(layer)) as any
 
 /**
+ * What a server of sessions can be told.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface SessionOptions<E = unknown, RError = never> {
+  /** A name for people: it shows in `info`. Default: the transport's name. */
+  readonly name?: string | undefined
+  /** The deadlines of the drain that closing the server's scope begins. */
+  readonly shutdown?: DrainOptions | undefined
+  /**
+   * How long a session lives without a packet in either direction: then its `receive` fails with `Cause.Done`, it ends with
+   * `IdleTimeout`, and the peer's next packet begins another. Default 1 minute.
+   */
+  readonly idleTimeout?: Duration.Input | undefined
+  /**
+   * How many packets wait for a session's handler: 64 by default. At one more, `"dropNewest"` (the default) drops that one,
+   * `"dropOldest"` the one that has waited longest. Dropped packets are counted.
+   */
+  readonly mailbox?: {
+    readonly max?: number | undefined
+    readonly overflow?: "dropNewest" | "dropOldest" | undefined
+  } | undefined
+  /** How many sessions there may be. Default 16,384; beyond that, packets of new peers are dropped and counted. */
+  readonly maxSessions?: number | undefined
+  /** Runs when a handler has failed or died. Default: one log line, as for other servers. */
+  readonly onError?:
+    | ((cause: Cause.Cause<E>, session: Session, reason: CloseReason) => Effect.Effect<void, unknown, RError>)
+    | undefined
+}
+
+/**
+ * A handler of sessions. When it ends, in whatever way, the session does, and the peer's next packet begins another.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type SessionHandler<E, R> = (session: Session) => Effect.Effect<unknown, E, R>
+
+/**
+ * Serves every peer of a datagram transport with one run of `handler`, as a scoped effect; see {@link serveSessions}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeSessions: <E, R, RError = never>(
+  handler: SessionHandler<E, R>,
+  options?: SessionOptions<NoInfer<E>, RError>
+) => Effect.Effect<
+  Server["Service"],
+  ListenError,
+  DatagramTransport | Dispatch | Scope.Scope | Exclude<R | RError, Scope.Scope | Server>
+> = (handler, options) => sessions.makeSessions(Server, handler, options)
+
+/**
+ * Serves every peer of a datagram transport with one run of `handler`, for protocols that speak in more than one packet.
+ *
+ * **Details**
+ *
+ * A peer's first packet begins a session, which is a request to the dispatch strategy: under `serial` one session runs at a
+ * time. Later packets of that peer go to its mailbox. A drain ends sessions whose mailbox is empty, lets the others take what
+ * is there, and closes the socket last. Admission steps are asked about the packet that would begin a session.
+ *
+ * **Example** (A counter for each peer)
+ *
+ * ```ts
+ * import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+ * import { Effect } from "effect"
+ *
+ * const Counter = MemoryTransport.datagram().pipe(
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveSessions((session) =>
+ *     Effect.gen(function*() {
+ *       for (let count = 1;; count++) {
+ *         yield* session.receive
+ *         yield* session.send(`${count}`)
+ *       }
+ *     }), { idleTimeout: "30 seconds" })
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const serveSessions = <E, R, RError = never>(
+  handler: SessionHandler<E, R>,
+  options?: SessionOptions<NoInfer<E>, RError>
+) =>
+<E2, R2>(
+  layer: Layer.Layer<DatagramTransport | Dispatch, E2, R2>
+): Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError, Scope.Scope | Server>> =>
+  Layer.effect(Server, makeSessions(handler, options)).pipe(Layer.provide(layer)) as any
+
+/**
  * Runs `effect` on a schedule for as long as the server runs: Python's `service_actions`, without its polling. What it fails
  * with is logged, and the schedule goes on.
  *
@@ -486,3 +582,53 @@ export const handleOne: <E, R, RError = never, RTimeout = never>(
   ListenError,
   Exclude<R | RError | RTimeout, Scope.Scope | Server>
 > = (listener, handler, options) => internal.handleOne(Server, listener, handler, options)
+
+/**
+ * A bound datagram socket without a server: it holds the packets that come, until {@link handleOneDatagram} takes them one by
+ * one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface HeldDatagramListener extends internal.HeldDatagramListener {}
+
+/**
+ * Binds, and holds the packets that come, up to 128 at a time; beyond that they are dropped. For {@link handleOneDatagram}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const listenDatagram: Effect.Effect<HeldDatagramListener, ListenError, DatagramTransport | Scope.Scope> =
+  internal.listenDatagram
+
+/**
+ * What {@link handleOneDatagram} can be told: the options of a server, and how long to wait for a packet.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface HandleOneDatagramOptions<E = unknown, RError = never, RTimeout = never>
+  extends DatagramOptions<E, RError>
+{
+  /** How long to wait for a packet; not for its handler. Default: no limit. */
+  readonly timeout?: Duration.Input | undefined
+  /** Runs when no packet came in time: Python's `handle_timeout`. */
+  readonly onTimeout?: Effect.Effect<unknown, never, RTimeout> | undefined
+}
+
+/**
+ * Handles exactly one packet, and says how that ended; `none` if none came in time. Python's `handle_request`, for datagrams.
+ * A packet that came before is taken at once, and one that an admission step refuses counts as the one.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const handleOneDatagram: <E, R, RError = never, RTimeout = never>(
+  listener: HeldDatagramListener,
+  handler: DatagramHandler<E, R>,
+  options?: HandleOneDatagramOptions<NoInfer<E>, RError, RTimeout>
+) => Effect.Effect<
+  Option.Option<CloseReason>,
+  ListenError,
+  Exclude<R | RError | RTimeout, Scope.Scope | Server>
+> = (listener, handler, options) => internal.handleOneDatagram(Server, listener, handler, options)

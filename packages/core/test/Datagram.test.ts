@@ -1,8 +1,17 @@
 /** Servers of packets, in memory. */
 import { assert, describe, it } from "@effect/vitest"
-import { Admission, type Datagram, DatagramError, Dispatch, MemoryTransport, Server } from "@socketserver/core"
-import { Context, Deferred, Effect, Fiber, Latch, Layer } from "effect"
+import {
+  Admission,
+  CloseReason,
+  type Datagram,
+  DatagramError,
+  Dispatch,
+  MemoryTransport,
+  Server
+} from "@socketserver/core"
+import { Context, Deferred, Effect, Fiber, Latch, Layer, Option } from "effect"
 import { NetAddress } from "effect/net"
+import { TestClock } from "effect/testing"
 import { settle } from "./utils.ts"
 
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
@@ -344,4 +353,48 @@ describe("admission", () => {
       assert.strictEqual(text((yield* client.receive).payload), "good")
       assert.deepStrictEqual((yield* server.stats).refused, { verify: 1 })
     }))
+})
+
+describe("handleOneDatagram", () => {
+  it.effect("handles exactly one packet, and leaves the next for the next call", () =>
+    Effect.gen(function*() {
+      const listener = yield* Server.listenDatagram
+      const client = yield* MemoryTransport.bindDatagram()
+      yield* client.send(listener.address, "one")
+      yield* client.send(listener.address, "two")
+      assert.deepStrictEqual(yield* Server.handleOneDatagram(listener, echo), Option.some(CloseReason.Completed))
+      assert.strictEqual(text((yield* client.receive).payload), "one")
+      const waiting = yield* Effect.forkChild(client.receive, { startImmediately: true })
+      yield* settle
+      assert.isUndefined(waiting.pollUnsafe())
+      yield* Server.handleOneDatagram(listener, echo)
+      assert.strictEqual(text((yield* Fiber.join(waiting)).payload), "two")
+    }).pipe(Effect.provide(MemoryTransport.datagram())))
+
+  it.effect("gives up at its timeout and runs `onTimeout`", () =>
+    Effect.gen(function*() {
+      const listener = yield* Server.listenDatagram
+      const log: Array<string> = []
+      const handling = yield* Effect.forkChild(
+        Server.handleOneDatagram(listener, echo, {
+          timeout: "10 seconds",
+          onTimeout: Effect.sync(() => log.push("handle_timeout"))
+        }),
+        { startImmediately: true }
+      )
+      yield* TestClock.adjust("9999 millis")
+      assert.isUndefined(handling.pollUnsafe())
+      yield* TestClock.adjust("1 millis")
+      assert.deepStrictEqual(yield* Fiber.join(handling), Option.none())
+      assert.deepStrictEqual(log, ["handle_timeout"])
+    }).pipe(Effect.provide(MemoryTransport.datagram())))
+
+  it.effect("says how a failing handler ended", () =>
+    Effect.gen(function*() {
+      const listener = yield* Server.listenDatagram
+      const client = yield* MemoryTransport.bindDatagram()
+      yield* client.send(listener.address, "x")
+      const reason = yield* Server.handleOneDatagram(listener, () => Effect.fail("no"), { onError: () => Effect.void })
+      assert.strictEqual(Option.getOrThrow(reason)._tag, "HandlerFailed")
+    }).pipe(Effect.provide(MemoryTransport.datagram())))
 })

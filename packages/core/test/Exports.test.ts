@@ -41,13 +41,18 @@ describe("@socketserver/core", () => {
         "as",
         "every",
         "handleOne",
+        "handleOneDatagram",
         "listen",
+        "listenDatagram",
         "makeDatagram",
+        "makeSessions",
         "makeStream",
         "serveDatagram",
+        "serveSessions",
         "serveStream"
       ],
       ServerEvent: [],
+      Session: [],
       StreamTransport: ["StreamTransport"],
       Transport: ["fromSocketServer", "toSocketServer"]
     })

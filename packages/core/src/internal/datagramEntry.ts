@@ -15,6 +15,10 @@ export interface Link {
   listener: DatagramListener | undefined
 }
 
+/** For who wants to send while there is none. */
+export const failClosed = (peer: SocketAddress): Effect.Effect<never, DatagramError> =>
+  Effect.fail(new DatagramError({ reason: new Closed(), peer }))
+
 /** The entry is the datagram that its handler is given, too: most packets are answered at once, and one object is enough. */
 export class DatagramEntry extends Entry implements Datagram {
   private readonly packet: Packet
@@ -57,7 +61,7 @@ export class DatagramEntry extends Entry implements Datagram {
   get reply(): Datagram["reply"] {
     return (payload) =>
       Effect.suspend(() => {
-        if (this.link.listener === undefined) return this.failClosed(this.peer)
+        if (this.link.listener === undefined) return failClosed(this.peer)
         this.bytesWritten += payload.length
         return this.packet.reply(payload)
       })
@@ -67,14 +71,10 @@ export class DatagramEntry extends Entry implements Datagram {
     return (to, payload) =>
       Effect.suspend(() => {
         const { listener } = this.link
-        if (listener === undefined) return this.failClosed(to)
+        if (listener === undefined) return failClosed(to)
         this.bytesWritten += payload.length
         return listener.send(to, payload)
       })
-  }
-
-  private failClosed(peer: SocketAddress): Effect.Effect<never, DatagramError> {
-    return Effect.fail(new DatagramError({ reason: new Closed(), peer }))
   }
 
   get draining(): Effect.Effect<void> {

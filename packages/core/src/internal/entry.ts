@@ -53,8 +53,12 @@ export abstract class Entry implements Request, Registered {
 
   /** For people. */
   protected abstract readonly kind: string
-  /** What handlers, checks and hooks are given. */
+  /** What handlers and hooks are given. */
   abstract readonly subject: any
+  /** What admission steps are asked about. */
+  protected get candidate(): any {
+    return this.subject
+  }
   abstract readonly peer: SocketAddress
   abstract readonly local: SocketAddress
   abstract readonly annotations: Map<string, unknown> | undefined
@@ -106,7 +110,7 @@ export abstract class Entry implements Request, Registered {
   private admit(steps: ReadonlyArray<Check>): Effect.Effect<boolean> {
     return Effect.gen({ self: this }, function*() {
       for (const { check, policy } of steps) {
-        const verdict = yield* Effect.exit(Effect.suspend(() => check(this.subject)))
+        const verdict = yield* Effect.exit(Effect.suspend(() => check(this.candidate)))
         if (Exit.isSuccess(verdict) && verdict.value) continue
         const reason = this.decide(CloseReason.Refused(policy))
         if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason, "Error")

@@ -1,12 +1,15 @@
-/** One client at a time, without a server: a listener that holds who comes, and a server for exactly one of them. */
+/** One request at a time, without a server: a listener that holds what comes, and a server for exactly one of it. */
 import * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import type { CloseReason } from "../CloseReason.ts"
-import type { HandleOneOptions, StreamHandler } from "../Server.ts"
+import type * as Scope from "effect/Scope"
+import { type DatagramListener, DatagramTransport, type Packet } from "../DatagramTransport.ts"
+import type { ListenError } from "../ListenError.ts"
+import type { DatagramHandler, HandleOneDatagramOptions, HandleOneOptions, StreamHandler } from "../Server.ts"
 import { StreamTransport, type Wire } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
+import * as datagramServer from "./datagramServer.ts"
 import { checkDuration } from "./options.ts"
 import * as server from "./server.ts"
 
@@ -32,35 +35,82 @@ export const listen = Effect.gen(function*() {
   return { address: listener.address, clients, transport } satisfies HeldListener
 })
 
-export const handleOne = Effect.fnUntraced(function*(
-  tag: server.Tag,
-  listener: HeldListener,
-  handler: StreamHandler<any, any>,
-  { onTimeout, timeout, ...options }: HandleOneOptions<any, any, any> = {}
+export interface HeldDatagramListener {
+  /** The address that is bound; port 0 is resolved. */
+  readonly address: SocketAddress
+  /** The packets that came and were not handled yet. */
+  readonly packets: Queue.Dequeue<Packet>
+  readonly transport: DatagramTransport["Service"]
+  readonly socket: DatagramListener
+}
+
+export const listenDatagram = Effect.gen(function*() {
+  const transport = yield* DatagramTransport
+  const packets = yield* Effect.acquireRelease(Queue.dropping<Packet>(held), Queue.shutdown)
+  const socket = yield* transport.listen((packet) => {
+    Queue.offerUnsafe(packets, packet)
+  })
+  return { address: socket.address, packets, transport, socket } satisfies HeldDatagramListener
+})
+
+/** The strategy of one: the handler runs inline. */
+const inline: server.NamedStrategy = { name: "handleOne", run: (request) => request.handle }
+
+/** Waits for one to come, and for a server of that one to have nothing left. */
+const handleNext = Effect.fnUntraced(function*<A>(
+  arrivals: Queue.Dequeue<A>,
+  start: (arrival: A) => Effect.Effect<server.ServerImpl, ListenError, Scope.Scope>,
+  { onTimeout, timeout }: Pick<HandleOneOptions<any, any, any>, "onTimeout" | "timeout">
 ) {
-  const client = Queue.take(listener.clients)
-  const wire = timeout === undefined
-    ? Option.some(yield* client)
-    : yield* Effect.timeoutOption(client, yield* checkDuration("timeout", timeout))
-  if (Option.isNone(wire)) {
+  const next = Queue.take(arrivals)
+  const arrival = timeout === undefined
+    ? Option.some(yield* next)
+    : yield* Effect.timeoutOption(next, yield* checkDuration("timeout", timeout))
+  if (Option.isNone(arrival)) {
     if (onTimeout !== undefined) yield* onTimeout
-    return Option.none<CloseReason>()
+    return Option.none()
   }
-  const transport: StreamTransport["Service"] = {
-    ...listener.transport,
-    listen: (onConnection) =>
-      Effect.sync(() => {
-        onConnection(wire.value)
-        return { address: listener.address }
-      })
-  }
-  const one = yield* server.start(
-    tag,
-    transport,
-    { name: "handleOne", run: (request) => request.handle },
-    handler,
-    options
-  )
+  const one = yield* start(arrival.value)
   yield* one.shape.awaitIdle
   return Option.fromUndefinedOr(one.lastReason)
 }, Effect.scoped)
+
+export const handleOne = (
+  tag: server.Tag,
+  { address, clients, transport }: HeldListener,
+  handler: StreamHandler<any, any>,
+  { onTimeout, timeout, ...options }: HandleOneOptions<any, any, any> = {}
+) =>
+  handleNext(
+    clients,
+    (wire) => {
+      const listen = (onConnection: (wire: Wire) => void) =>
+        Effect.sync(() => {
+          onConnection(wire)
+          return { address }
+        })
+      return server.start(tag, { ...transport, listen }, inline, handler, options)
+    },
+    { onTimeout, timeout }
+  )
+
+export const handleOneDatagram = (
+  tag: server.Tag,
+  { packets, socket, transport }: HeldDatagramListener,
+  handler: DatagramHandler<any, any>,
+  { onTimeout, timeout, ...options }: HandleOneDatagramOptions<any, any, any> = {}
+) =>
+  handleNext(
+    packets,
+    (packet) => {
+      let deliver!: (packet: Packet) => void
+      const listen = (onPacket: (packet: Packet) => void) => {
+        deliver = onPacket
+        return Effect.succeed(socket)
+      }
+      const started = datagramServer.start(tag, { ...transport, listen }, inline, handler, options)
+      // Now that it has its socket, it can answer.
+      return Effect.tap(started, () => Effect.sync(() => deliver(packet)))
+    },
+    { onTimeout, timeout }
+  )
