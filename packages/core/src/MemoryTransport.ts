@@ -195,7 +195,7 @@ export const datagram = (options: {
       const { duplication = 0, loss = 0, maxPacketSize = 8_192, reordering = 0, seed = 1 } = options
       yield* checkInteger("maxPacketSize", maxPacketSize, 1)
       for (const [option, value] of Object.entries({ loss, duplication, reordering })) {
-        if (!(value >= 0 && value <= 1)) yield* invalidOption(option, value, "a number from 0 to 1")
+        if (!(value >= 0 && value <= 1)) return yield* invalidOption(option, value, "a number from 0 to 1")
       }
       return yield* datagrams.bind({
         name: at !== undefined && NetAddress.isUnixPathAddress(at) ? at.path : options.name,

@@ -4,13 +4,13 @@ import {
   Admission,
   CloseReason,
   type Datagram,
-  DatagramError,
+  type DatagramError,
   Dispatch,
   MemoryTransport,
   Server
 } from "@socketserver/core"
 import { Context, Deferred, Effect, Fiber, Latch, Layer, Option } from "effect"
-import { NetAddress } from "effect/net"
+import type { NetAddress } from "effect/net"
 import { TestClock } from "effect/testing"
 import { settle } from "./utils.ts"
 

@@ -3,6 +3,7 @@ import {
   Admission,
   type Connection,
   type ConnectionError,
+  type Datagram,
   type DatagramTransport,
   Dispatch,
   type ListenError,
@@ -89,6 +90,19 @@ describe("a server", () => {
     )).type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
   })
 
+  test("serves datagrams, one by one or as sessions", () => {
+    const server = datagrams.pipe(
+      Admission.verifyDatagram(({ truncated }) => Effect.succeed(!truncated)),
+      Dispatch.fiberPerRequest(),
+      Server.serveDatagram(({ payload, reply }) => reply(payload))
+    )
+    expect(server).type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+    expect(
+      datagrams.pipe(Dispatch.serial(), Server.serveSessions(({ receive, send }) => Effect.flatMap(receive, send)))
+    )
+      .type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+  })
+
   test("bridges to and from Effect's SocketServer", () => {
     expect(stream.pipe(Dispatch.serial(), Transport.toSocketServer()))
       .type.toBe<Layer.Layer<SocketServer.SocketServer | Server.Server, ListenError.ListenError>>()
@@ -99,6 +113,16 @@ describe("what must not compile", () => {
   test("a stream handler on datagrams", () => {
     expect(datagrams.pipe).type.not.toBeCallableWith(Dispatch.serial(), Server.serveStream(echo))
     expect(Server.serveStream(echo)).type.not.toBeCallableWith(datagrams.pipe(Dispatch.serial()))
+  })
+
+  test("a datagram handler on connections", () => {
+    const reply = ({ payload, reply }: Datagram.Datagram) => reply(payload)
+    expect(Server.serveDatagram(reply)).type.toBeCallableWith(datagrams.pipe(Dispatch.serial()))
+    expect(Server.serveDatagram(reply)).type.not.toBeCallableWith(stream.pipe(Dispatch.serial()))
+    expect(Server.serveDatagram(reply)).type.not.toBeCallableWith(datagrams)
+    expect(Server.serveSessions(({ receive }) => receive)).type.not.toBeCallableWith(stream.pipe(Dispatch.serial()))
+    expect(Server.serveDatagram).type.not.toBeCallableWith(echo)
+    expect(Admission.verifyDatagram(() => Effect.succeed(true))).type.not.toBeCallableWith(stream)
   })
 
   test("a server without a dispatch", () => {

@@ -8,7 +8,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
 import * as CloseReason from "../CloseReason.ts"
@@ -150,10 +150,10 @@ export abstract class Entry implements Request, Registered {
   // ---- the handler
 
   get handle(): Effect.Effect<void> {
-    return Effect.withFiber((fiber) => {
-      const run = Effect.uninterruptibleMask((restore) => this.run(restore))
+    return Effect.uninterruptibleMask((restore) => {
+      const run = this.run(restore)
       // The request's own fiber has its context from the start. Another one, of a strategy's, gets it here.
-      return fiber.getRef(CurrentEntry) === this ? run : Effect.provideContext(run, this.context)
+      return Fiber.getCurrent()!.getRef(CurrentEntry) === this ? run : Effect.provideContext(run, this.context)
     })
   }
 
@@ -175,23 +175,24 @@ export abstract class Entry implements Request, Registered {
     restore: Restore
   ): Effect.Effect<void> {
     const finalizers = Scope.closeUnsafe(this.scope, handled)
-    const finalized = finalizers === undefined
-      ? Effect.succeed(handled)
-      : Effect.map(Effect.exit(finalizers), (exit) => this.withFailure(handled, exit))
-    return Effect.flatMap(finalized, (exit) => {
-      const reason = this.decide(this.reasonOf(exit))
-      return this.isReported(exit)
-        ? Effect.andThen(Effect.exit(restore(this.onError(exit.cause, reason))), this.close)
-        : this.close
-    })
+    return finalizers === undefined
+      ? this.conclude(handled, restore)
+      : Effect.flatMap(Effect.exit(finalizers), (exit) => this.conclude(this.withFailure(handled, exit), restore))
   }
 
-  private get close(): Effect.Effect<void> {
-    return Effect.sync(() => {
-      this.state = "closing"
-      this.server.inFlight--
-      this.closeSubject()
-    })
+  private conclude(exit: Exit.Exit<unknown, unknown>, restore: Restore): Effect.Effect<void> {
+    const reason = this.decide(this.reasonOf(exit))
+    if (this.isReported(exit)) {
+      return Effect.map(Effect.exit(restore(this.onError(exit.cause, reason))), () => this.close())
+    }
+    this.close()
+    return Effect.void
+  }
+
+  private close(): void {
+    this.state = "closing"
+    this.server.inFlight--
+    this.closeSubject()
   }
 
   /** A handler's exit and that of its finalizers: what either failed with is kept. */
