@@ -3,6 +3,7 @@
  * compares every byte it receives. It reads into one buffer per connection (`onread`), so that it costs less than what it
  * measures.
  */
+import * as Dgram from "node:dgram"
 import * as Net from "node:net"
 import type { Workload } from "./workloads.ts"
 
@@ -133,6 +134,36 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
   }
 }
 
+/** A socket of its own that sends a packet, and the next when it is answered, or after a while: packets may be lost. */
+const datagramClient = (target: Net.NetConnectOpts, { size }: Workload, tally: Tally) =>
+  new Promise<void>((resolve) => {
+    const { host, port } = target as Net.TcpNetConnectOpts
+    const one = requestOf(size)
+    const socket = Dgram.createSocket("udp4")
+    let sentAt = 0
+    const send = () => {
+      sentAt = now()
+      socket.send(one)
+    }
+    const again = setInterval(() => {
+      if (tally.stopped || now() - sentAt < 200_000) return
+      tally.errors++
+      send()
+    }, 100)
+    socket.on("message", (answer) => {
+      if (one.compare(answer) !== 0) tally.errors++
+      if (tally.measuring) {
+        tally.bytes += answer.length
+        tally.requests++
+        tally.histogram.add(now() - sentAt)
+      }
+      if (!tally.stopped) return send()
+      clearInterval(again)
+      socket.close(resolve)
+    })
+    socket.connect(port, host, send)
+  })
+
 const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
   const tally = new Tally()
   const unmeasured = new Tally()
@@ -153,6 +184,7 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
   for (const { begin } of busy) begin()
 
   const loop = async (): Promise<void> => {
+    if (workload.transport === "udp") return datagramClient(target, workload, tally)
     const client = connect(target, workload, tally)
     await client.connected
     client.begin()

@@ -43,18 +43,28 @@ const pathFor = (workload: Workload) =>
 const node = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) => startNodeServer(file, workload.service, pathFor(workload), style),
-  takes: () => true
+  takes: ({ transport }) => transport !== "udp"
 })
 const py = (name: string, strategy: string): Contender => ({
   name,
   start: (workload) => startPythonServer(strategy, workload.service),
   // One thread for each of 1,000 connections says little about anything.
-  takes: ({ busy, connections, transport }) => python && transport === "tcp" && connections + busy <= 64
+  takes: ({ busy, connections, transport }) =>
+    python && transport === (strategy.endsWith("UDP") ? "udp" : "tcp") && connections + busy <= 64
+})
+
+/** The same name under both kinds of workload, and a server of its own for datagrams. */
+const both = (name: string, file: string, style?: string): Contender => ({
+  name,
+  start: (workload) =>
+    startNodeServer(workload.transport === "udp" ? `${file}Udp` : file, workload.service, pathFor(workload), style),
+  takes: () => true
 })
 
 const contenders: ReadonlyArray<Contender> = [
-  node("raw", "raw"),
-  node("ours", "ours", "loop"),
+  both("raw", "raw"),
+  both("ours", "ours", "loop"),
+  { ...both("ours (serial)", "ours", "serial"), takes: ({ transport }: Workload) => transport === "udp" },
   node("ours (stream)", "ours", "stream"),
   {
     ...node("ours (borrow)", "ours", "borrow"),
@@ -62,14 +72,16 @@ const contenders: ReadonlyArray<Contender> = [
   },
   {
     ...node("ours (documented)", "ours", "loop,documented"),
-    takes: ({ busy }: Workload) => !flags.short && busy === 0
+    takes: ({ busy, transport }: Workload) => !flags.short && busy === 0 && transport !== "udp"
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
-  node("effect", "effect"),
+  both("effect", "effect"),
   ...(flags.short ? [] : [
     node("node:stream", "nodeStream"),
     py("python threads", "threading"),
-    py("python asyncio", "asyncio")
+    py("python asyncio", "asyncio"),
+    py("python UDPServer", "serialUDP"),
+    py("python ThreadingUDPServer", "threadingUDP")
   ])
 ].filter(({ name }) => name === "raw" || wanted(name, flags.servers))
 
@@ -164,7 +176,7 @@ const benchWorkload = async (workload: Workload) => {
   console.log()
 }
 
-const nodeContenders = contenders.filter(({ name }) => !name.startsWith("python") && !name.includes("acceptors"))
+const nodeContenders = contenders.filter(({ name }) => !name.startsWith("python") && !/acceptors|serial/.test(name))
 
 /** Resident memory of an idle connection: how much a server with thousands of them has more than one with none. */
 const benchMemory = async () => {

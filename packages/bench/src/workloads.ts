@@ -4,9 +4,9 @@
  */
 export interface Workload {
   readonly name: string
-  /** `echo` gives back every byte; `lines` answers every line with that line. */
-  readonly service: "echo" | "lines"
-  readonly transport: "tcp" | "unix"
+  /** `echo` gives back every byte; `lines` answers every line with that line; `datagrams` gives back every packet. */
+  readonly service: "echo" | "lines" | "datagrams"
+  readonly transport: "tcp" | "unix" | "udp"
   readonly connections: number
   /** The bytes of one request; its answer has as many. */
   readonly size: number
@@ -35,5 +35,6 @@ export const workloads: ReadonlyArray<Workload> = [
   exchange("churn × 32", { connections: 32, kind: "churn" }),
   exchange("churn × 32 beside 1000", { connections: 32, kind: "churn", busy: 1_000 }),
   exchange("bulk × 1", { connections: 1, size: 65_536, depth: 16, kind: "bulk" }),
-  exchange("bulk × 4", { connections: 4, size: 65_536, depth: 16, kind: "bulk" })
+  exchange("bulk × 4", { connections: 4, size: 65_536, depth: 16, kind: "bulk" }),
+  exchange("udp 64 B × 64", { connections: 64, service: "datagrams", transport: "udp" })
 ]

@@ -75,6 +75,20 @@ describe("a handler", () => {
       assert.strictEqual((yield* client.receive).payload.length, 0)
     }))
 
+  it.effect("has its bytes counted, in both directions", () =>
+    Effect.gen(function*() {
+      const server = yield* start(({ payload, reply, send, peer }) =>
+        Effect.andThen(reply(`${text(payload)}ß`), send(peer, payload))
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      yield* client.send(server.address, "four")
+      yield* client.receive
+      yield* client.receive
+      yield* server.awaitIdle
+      const { bytesRead, bytesWritten } = yield* server.stats
+      assert.deepStrictEqual([bytesRead, bytesWritten], [4, 4 + 2 + 4])
+    }))
+
   it.effect("sends to others than the sender", () =>
     Effect.gen(function*() {
       const other = yield* MemoryTransport.bindDatagram()

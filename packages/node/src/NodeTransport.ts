@@ -1,21 +1,24 @@
 /**
- * Stream transports over `node:net`: TCP and unix sockets.
+ * Transports of Node: TCP and unix sockets over `node:net`, and UDP over `node:dgram`.
  *
  * @since 0.1.0
  */
 import { ListenError } from "@socketserver/core"
+import { DatagramTransport, type ReceiveQueueOptions } from "@socketserver/core/DatagramTransport"
 import { StreamTransport } from "@socketserver/core/StreamTransport"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as NetAddress from "effect/net/NetAddress"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
 import * as Fs from "node:fs"
 import * as Net from "node:net"
 import { dirname } from "node:path"
 import { isMainThread } from "node:worker_threads"
 import { inetAddress, unnamed } from "./internal/address.ts"
 import { listen, notAvailable } from "./internal/listen.ts"
+import { bind } from "./internal/udp.ts"
 
 /**
  * What both transports take.
@@ -104,9 +107,7 @@ export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
       const { acceptors = 1, host, ipv6Only, noDelay = true } = options
       const reusePort = acceptors > 1 ? true : options.reusePort
       yield* checkInteger("acceptors", acceptors, 1, 1_024)
-      yield* checkInteger("port", options.port, 0, 65_535)
-      if (options.port === undefined) return yield* invalid("port", undefined, "an integer from 0 to 65535")
-      if (host === "") return yield* invalid("host", host, "an address or a name; leave it out for all addresses")
+      yield* checkPlace(options)
       let bound: NetAddress.SocketAddress
       const common = yield* commonOptions(options)
       const keepAlive = yield* keepAliveOptions(options.keepAlive)
@@ -115,7 +116,7 @@ export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
         listen({
           server: { ...common.server, ...keepAlive, noDelay },
           listen: { ...common.listen, port, ...defined({ host, ipv6Only, reusePort }) },
-          address: `${host === undefined ? "*" : host.includes(":") ? `[${host}]` : host}:${port}`,
+          address: placeOf(host, port),
           addressOf: (server) => {
             const { address, port } = server.address() as Net.AddressInfo
             return bound = inetAddress(address, port)
@@ -197,6 +198,139 @@ export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
     })
   })
 
+/**
+ * Groups of receivers that a UDP socket joins.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface MulticastOptions {
+  /** The addresses of the groups, such as `"239.1.2.3"` or `"ff15::1"`. A group that cannot be joined is a `ListenError`. */
+  readonly groups: ReadonlyArray<string>
+  /**
+   * The network interface to join on and to send to groups from: for IPv4 one of its addresses, for IPv6 its name after `::%`,
+   * such as `"::%eth0"`. Default: the system's choice.
+   */
+  readonly interface?: string | undefined
+  /** How many routers a packet to a group may pass, 0 to 255; 0 keeps it on the machine. Default 1: the local network. */
+  readonly ttl?: number | undefined
+  /** Do receivers on this machine get what it sends to a group? Default `true`. */
+  readonly loopback?: boolean | undefined
+}
+
+/**
+ * Where and how to receive with UDP.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface UdpOptions {
+  /** The port, 0 to 65,535. 0 picks a free one, which is then in the server's `address`. */
+  readonly port: number
+  /**
+   * The address or name to bind; of a name, the first address. Default: all addresses of the machine, IPv6 and IPv4, or IPv4
+   * alone where there is no IPv6 or where all multicast groups are IPv4. Use `"127.0.0.1"` for local use.
+   */
+  readonly host?: string | undefined
+  /** With an IPv6 host or none, leave IPv4 out. Default `false`: `::` is dual-stack. */
+  readonly ipv6Only?: boolean | undefined
+  /** Lets several processes bind the same port, the system spreads senders over them (`SO_REUSEPORT`). Default `false`. */
+  readonly reusePort?: boolean | undefined
+  /**
+   * Lets several sockets bind the same port (`SO_REUSEADDR`): each gets the packets for the groups that it has joined, and one
+   * of them, on Linux the latest, all others. Default `false`.
+   */
+  readonly reuseAddress?: boolean | undefined
+  /** May packets be sent to broadcast addresses (`SO_BROADCAST`)? Default `false`: those are refused. */
+  readonly broadcast?: boolean | undefined
+  /**
+   * How many routers a packet may pass, 1 to 255. On a dual-stack socket it applies to IPv6 alone. Default: the system's, 64
+   * on Linux.
+   */
+  readonly ttl?: number | undefined
+  /** Groups to join. Default: none. */
+  readonly multicast?: MulticastOptions | undefined
+  /** How many bytes of a packet are taken, 1 to 65,535; a longer packet is cut, and `truncated`. Default 8,192. */
+  readonly maxPacketSize?: number | undefined
+  /**
+   * How many bytes the system holds that were not read yet (`SO_RCVBUF`); what comes beyond is lost, and nobody counts it here.
+   * The system caps it (`net.core.rmem_max` on Linux). Default: the system's, 212,992 on Linux.
+   */
+  readonly receiveBufferSize?: number | undefined
+  /** How many bytes the system holds that were not sent yet (`SO_SNDBUF`). Default: the system's, 212,992 on Linux. */
+  readonly sendBufferSize?: number | undefined
+  /** How many packets may wait for the handlers. Default: 1,024 packets and 4 MiB, beyond which the newest is dropped. */
+  readonly receiveQueue?: ReceiveQueueOptions | undefined
+}
+
+/**
+ * Receives with UDP.
+ *
+ * **Details**
+ *
+ * Binding happens when the server's layer is built. It fails with `ListenError`: `AddressInUse`, `PermissionDenied`,
+ * `AddressNotAvailable` for a host that is not this machine's or not known, `InvalidOption` before anything is opened,
+ * `ListenFailed` for a group that cannot be joined.
+ *
+ * Anybody can put any address into a packet as its sender's. An answer that is much larger than its request can be used to
+ * flood somebody else.
+ *
+ * **Example** (An echo server on a free local port)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Server } from "@socketserver/core"
+ *
+ * const Echo = NodeTransport.udp({ host: "127.0.0.1", port: 0 }).pipe(
+ *   Dispatch.serial(),
+ *   Server.serveDatagram(({ payload, reply }) => reply(payload))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const udp = (options: UdpOptions): Layer.Layer<DatagramTransport> =>
+  Layer.succeed(DatagramTransport, {
+    name: "udp",
+    steps: [],
+    receiveQueue: options.receiveQueue,
+    listen: Effect.fnUntraced(function*(onPacket, at) {
+      const { broadcast, host, maxPacketSize = 8_192, multicast, receiveBufferSize, sendBufferSize, ttl } = options
+      const { ipv6Only = false, reuseAddress = false, reusePort = false } = options
+      yield* checkPlace(options)
+      yield* checkInteger("ttl", ttl, 1, 255)
+      yield* checkInteger("maxPacketSize", maxPacketSize, 1, 65_535)
+      yield* checkInteger("receiveBufferSize", receiveBufferSize, 1, 0x7fffffff)
+      yield* checkInteger("sendBufferSize", sendBufferSize, 1, 0x7fffffff)
+      if (multicast !== undefined) yield* checkMulticast(multicast)
+      const groups = multicast?.groups ?? []
+      // A server that resumes must come back where it was, also where the port was chosen by the system.
+      const port = at !== undefined && NetAddress.isInetAddress(at) ? at.port : options.port
+      return yield* bind({
+        host,
+        // Not every system lets a dual-stack socket join IPv4 groups, or applies what is set for them.
+        ipv4: !ipv6Only && groups.length > 0 && groups.every(Net.isIPv4),
+        port,
+        ipv6Only,
+        reusePort,
+        reuseAddress,
+        maxPacketSize,
+        address: placeOf(host, port),
+        setUp: (socket) => {
+          if (receiveBufferSize !== undefined) socket.setRecvBufferSize(receiveBufferSize)
+          if (sendBufferSize !== undefined) socket.setSendBufferSize(sendBufferSize)
+          if (broadcast !== undefined) socket.setBroadcast(broadcast)
+          if (ttl !== undefined) socket.setTTL(ttl)
+          if (multicast?.ttl !== undefined) socket.setMulticastTTL(multicast.ttl)
+          if (multicast?.loopback !== undefined) socket.setMulticastLoopback(multicast.loopback)
+          if (multicast?.interface !== undefined) socket.setMulticastInterface(multicast.interface)
+          for (const group of groups) socket.addMembership(group, multicast?.interface)
+        }
+      }, onPacket)
+    })
+  })
+
 // ---- checks
 
 const maxPathLength = process.platform === "linux" ? 107 : 103
@@ -213,6 +347,16 @@ const checkInteger = (option: string, value: number | undefined, least: number, 
 const defined = <A extends object>(options: A): { [K in keyof A]?: Exclude<A[K], undefined> } =>
   Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as any
 
+const checkPlace = Effect.fnUntraced(function*({ host, port }: Pick<TcpOptions, "host" | "port">) {
+  yield* checkInteger("port", port, 0, 65_535)
+  if (port === undefined) return yield* invalid("port", undefined, "an integer from 0 to 65535")
+  if (host === "") return yield* invalid("host", host, "an address or a name; leave it out for all addresses")
+})
+
+/** The address for people, in errors. */
+const placeOf = (host: string | undefined, port: number) =>
+  `${host === undefined ? "*" : host.includes(":") ? `[${host}]` : host}:${port}`
+
 const commonOptions = Effect.fnUntraced(
   function*({ allowHalfOpen = true, backlog = 511, highWaterMark }: StreamOptions) {
     yield* checkInteger("backlog", backlog, 1, 0x7fffffff)
@@ -220,6 +364,19 @@ const commonOptions = Effect.fnUntraced(
     return { server: { allowHalfOpen, ...defined({ highWaterMark }) }, listen: { backlog } }
   }
 )
+
+const checkMulticast = Effect.fnUntraced(function*({ groups, interface: from, ttl }: MulticastOptions) {
+  yield* checkInteger("multicast.ttl", ttl, 0, 255)
+  if (from !== undefined && Net.isIP(from) === 0) {
+    return yield* invalid("multicast.interface", from, "an address of the interface, or `::%` and its name")
+  }
+  for (const group of groups) {
+    const address = NetAddress.ipFromString(group)
+    if (Result.isFailure(address) || !NetAddress.isMulticast(address.success)) {
+      return yield* invalid("multicast.groups", group, "addresses of multicast groups, such as 239.1.2.3 or ff15::1")
+    }
+  }
+})
 
 const keepAliveOptions = (keepAlive: TcpOptions["keepAlive"]) => {
   if (keepAlive === undefined || typeof keepAlive === "boolean") {

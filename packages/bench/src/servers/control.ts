@@ -31,5 +31,5 @@ export const ready = (address: { readonly port?: number; readonly path?: string 
 }
 
 /** The arguments that the benchmark starts a server with. */
-export const service = process.argv[2] as "echo" | "lines"
+export const service = process.argv[2] as "echo" | "lines" | "datagrams"
 export const listenPath = process.argv[3]

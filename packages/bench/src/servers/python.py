@@ -1,4 +1,4 @@
-"""Python's servers, for comparison: ThreadingTCPServer or asyncio, echo or lines. Prints its port."""
+"""Python's servers, for comparison: ThreadingTCPServer or asyncio, echo or lines; ThreadingUDPServer or UDPServer. Prints its port."""
 import asyncio
 import socket
 import socketserver
@@ -44,7 +44,18 @@ async def run_asyncio():
     await server.serve_forever()
 
 
-if strategy == "threading":
+class Packet(socketserver.BaseRequestHandler):
+    def handle(self):
+        data, sock = self.request
+        sock.sendto(data, self.client_address)
+
+
+if service == "datagrams":
+    kind = socketserver.ThreadingUDPServer if strategy == "threadingUDP" else socketserver.UDPServer
+    with kind(("127.0.0.1", 0), Packet) as server:
+        print(server.server_address[1], flush=True)
+        server.serve_forever()
+elif strategy == "threading":
     with Threading(("127.0.0.1", 0), Handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()

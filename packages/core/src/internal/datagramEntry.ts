@@ -15,6 +15,11 @@ export interface Link {
   listener: DatagramListener | undefined
 }
 
+const encoder = new TextEncoder()
+
+export const bytesOf = (payload: Uint8Array | string): Uint8Array =>
+  typeof payload === "string" ? encoder.encode(payload) : payload
+
 /** For who wants to send while there is none. */
 export const failClosed = (peer: SocketAddress): Effect.Effect<never, DatagramError> =>
   Effect.fail(new DatagramError({ reason: new Closed(), peer }))
@@ -62,8 +67,7 @@ export class DatagramEntry extends Entry implements Datagram {
     return (payload) =>
       Effect.suspend(() => {
         if (this.link.listener === undefined) return failClosed(this.peer)
-        this.bytesWritten += payload.length
-        return this.packet.reply(payload)
+        return this.packet.reply(this.counted(payload))
       })
   }
 
@@ -72,9 +76,14 @@ export class DatagramEntry extends Entry implements Datagram {
       Effect.suspend(() => {
         const { listener } = this.link
         if (listener === undefined) return failClosed(to)
-        this.bytesWritten += payload.length
-        return listener.send(to, payload)
+        return listener.send(to, this.counted(payload))
       })
+  }
+
+  private counted(payload: Uint8Array | string): Uint8Array {
+    const bytes = bytesOf(payload)
+    this.bytesWritten += bytes.length
+    return bytes
   }
 
   get draining(): Effect.Effect<void> {

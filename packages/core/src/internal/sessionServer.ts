@@ -15,7 +15,7 @@ import { Dispatch } from "../Dispatch.ts"
 import type { SessionHandler, SessionOptions } from "../Server.ts"
 import type { Session } from "../Session.ts"
 import { formatAddress } from "./connection.ts"
-import { failClosed, type Link } from "./datagramEntry.ts"
+import { bytesOf, failClosed, type Link } from "./datagramEntry.ts"
 import { Entry } from "./entry.ts"
 import { checkDuration, checkInteger } from "./options.ts"
 import { run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
@@ -169,8 +169,9 @@ class SessionEntry extends Entry implements Session {
       Effect.suspend(() => {
         if (this.table.link.listener === undefined) return failClosed(this.peer)
         this.lastActivity = this.server.now()
-        this.bytesWritten += payload.length
-        return this.first.reply(payload)
+        const bytes = bytesOf(payload)
+        this.bytesWritten += bytes.length
+        return this.first.reply(bytes)
       })
   }
 

@@ -61,7 +61,7 @@ const descriptorOf = (server: Net.Server): number | undefined => {
   return typeof fd === "number" && fd >= 0 ? fd : undefined
 }
 
-const toListenError = (error: NodeJS.ErrnoException, address: string): ListenError => {
+export const toListenError = (error: NodeJS.ErrnoException, address: string): ListenError => {
   switch (error.code) {
     case "EADDRINUSE":
       return new ListenError({ reason: new AddressInUse({ address }) })
