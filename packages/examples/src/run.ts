@@ -55,15 +55,16 @@ export const run = <A, E extends { readonly message: string }>(program: Effect.E
     })
   )
 
-/** Runs one server, on the port that the environment variable PORT names, or else on this one. */
+/** Runs one server, on the port that the environment variable PORT names, or else on this one; says how to talk to it. */
 export const runServer = (
   name: string,
   defaultPort: number,
-  server: (port: number) => Layer.Layer<Server.Server, ListenError.ListenError>
+  server: (port: number) => Layer.Layer<Server.Server, ListenError.ListenError>,
+  client: (address: NetAddress.SocketAddress) => string = netcat
 ): void =>
   Layer.effectDiscard(Effect.gen(function*() {
     const running = yield* Server.Server
-    yield* Console.log(`${name}: ${netcat(running.address)}`)
+    yield* Console.log(`${name}: ${client(running.address)}`)
     yield* reportDrains({ [name]: running })
   })).pipe(
     Layer.provide(Layer.unwrap(Effect.map(Config.Int("PORT").pipe(Config.withDefault(defaultPort)), server))),

@@ -6,6 +6,7 @@ import { it } from "@effect/vitest"
 import { type Cause, Effect, Queue, type Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
 import { spawn, spawnSync } from "node:child_process"
+import * as Dgram from "node:dgram"
 import { mkdtempSync, rmSync } from "node:fs"
 import * as Net from "node:net"
 import { tmpdir } from "node:os"
@@ -154,6 +155,34 @@ export const withEachClient = (
 }
 
 export const curlMissing = installed("curl", "--version", "curl") ? undefined : "needs curl: apt-get install curl"
+export const digMissing = installed("dig", "-v", "DiG") ? undefined : "needs dig: apt-get install bind9-dnsutils"
+/** The one that can send to a port. */
+export const loggerMissing = installed("logger", "--help", "--udp")
+  ? undefined
+  : "needs logger: apt-get install bsdutils"
+
+export interface DatagramTalker {
+  readonly send: (payload: Uint8Array | string) => Effect.Effect<void, Error>
+  /** The next packet. */
+  readonly receive: Effect.Effect<Buffer>
+}
+
+/** A client made of `node:dgram`. */
+export const connectDatagram = (host: string, port: number): Effect.Effect<DatagramTalker, never, Scope.Scope> =>
+  Effect.acquireRelease(
+    Effect.sync(() => Dgram.createSocket("udp4")),
+    (socket) => Effect.sync(() => socket.close())
+  ).pipe(Effect.map((socket) => {
+    const received = Effect.runSync(Queue.unbounded<Buffer>())
+    socket.on("message", (packet) => Queue.offerUnsafe(received, packet))
+    return {
+      send: (payload) =>
+        Effect.callback((resume) =>
+          socket.send(payload, port, host, (error) => resume(error === null ? Effect.void : Effect.fail(error)))
+        ),
+      receive: Queue.take(received)
+    }
+  }))
 
 /** A directory for a socket, removed with everything in it. */
 export const temporaryDirectory = Effect.acquireRelease(
