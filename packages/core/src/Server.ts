@@ -325,11 +325,7 @@ export const serveStream = <E, R, RError = never, RTimeout = never>(
  * @category options
  * @since 0.1.0
  */
-export interface DatagramOptions<E = unknown, RError = never> {
-  /** A name for people: it shows in `info`. Default: the transport's name. */
-  readonly name?: string | undefined
-  /** The deadlines of the drain that closing the server's scope begins. */
-  readonly shutdown?: DrainOptions | undefined
+export interface DatagramOptions<E = unknown, RError = never> extends Pick<ServerOptions, "name" | "shutdown"> {
   /**
    * Runs when a handler has failed or died: Python's `handle_error`. Also for an admission check or a strategy that fails,
    * as a defect. What it fails with is logged. Default: one log line with the cause, at `Error` for failures of the server's
@@ -408,11 +404,7 @@ export const serveDatagram = <E, R, RError = never>(
  * @category options
  * @since 0.1.0
  */
-export interface SessionOptions<E = unknown, RError = never> {
-  /** A name for people: it shows in `info`. Default: the transport's name. */
-  readonly name?: string | undefined
-  /** The deadlines of the drain that closing the server's scope begins. */
-  readonly shutdown?: DrainOptions | undefined
+export interface SessionOptions<E = unknown, RError = never> extends Pick<ServerOptions, "name" | "shutdown"> {
   /**
    * How long a session lives without a packet in either direction: then its `receive` fails with `Cause.Done`, it ends with
    * `IdleTimeout`, and the peer's next packet begins another. Default 1 minute.

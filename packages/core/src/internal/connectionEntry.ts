@@ -91,15 +91,11 @@ export class ConnectionEntry extends Entry implements Owner {
     return drained ? CloseReason.Drained : CloseReason.Completed
   }
 
-  /** Does the cause say nothing but "the input has ended", to a reader of the connection or of its `socket`? */
-  protected isEnd(cause: Cause.Cause<unknown>): boolean {
-    return cause.reasons.length > 0 && cause.reasons.every((reason) =>
-      Cause.isFailReason(reason) && (
-        Cause.isDone(reason.error) ||
-        (Socket.isSocketError(reason.error) && this.subject.owns(reason.error) &&
-          reason.error.reason._tag === "SocketCloseError" && reason.error.reason.code === 1000)
-      )
-    )
+  /** To a reader of the connection, or of its `socket`. */
+  protected override isEndError(error: unknown): boolean {
+    return super.isEndError(error) ||
+      (Socket.isSocketError(error) && this.subject.owns(error) && error.reason._tag === "SocketCloseError" &&
+        error.reason.code === 1000)
   }
 
   /** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
@@ -130,12 +126,7 @@ export class ConnectionEntry extends Entry implements Owner {
 
   private watchIdle(limit: number): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
-      while (true) {
-        const since = this.subject.silentSince
-        const left = since === undefined ? limit : since + limit - this.server.now()
-        if (left <= 0) break
-        yield* Effect.sleep(left)
-      }
+      yield* this.silence(limit, () => this.subject.silentSince)
       const { onTimeout } = this.server.config.options
       if (onTimeout !== undefined) {
         yield* Effect.ignoreCause(

@@ -2,11 +2,12 @@
 import * as Effect from "effect/Effect"
 import { DatagramTransport, type Packet } from "../DatagramTransport.ts"
 import { Dispatch } from "../Dispatch.ts"
-import { type DatagramHandler, type DatagramOptions } from "../Server.ts"
-import { DatagramEntry, type Link } from "./datagramEntry.ts"
+import type { DatagramHandler, DatagramOptions } from "../Server.ts"
+import { DatagramEntry } from "./datagramEntry.ts"
 import { checkInteger } from "./options.ts"
+import type { Link } from "./packetEntry.ts"
 import { ReceiveQueue } from "./receiveQueue.ts"
-import { type NamedStrategy, run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
+import { type Arrivals, type NamedStrategy, run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
 
 export const makeDatagram = Effect.fnUntraced(function*(
   tag: Tag,
@@ -35,26 +36,33 @@ export const start = Effect.fnUntraced(function*(
   const intake = new Intake(queue, link)
   return yield* run(
     tag,
-    {
-      name: transport.name,
-      steps: transport.steps,
-      listen: (server, at) =>
-        Effect.acquireRelease(
-          Effect.tap(transport.listen((packet) => intake.receive(server, packet), at), (listener) =>
-            Effect.sync(() => {
-              link.listener = listener
-            })),
-          () =>
-            Effect.sync(() => {
-              link.listener = undefined
-            })
-        ),
-      waiting: intake
-    },
+    arrivals(transport, link, intake),
     strategy,
     handler,
     options
   )
+})
+
+/** The packets of a transport as a server's arrivals; `link` has the transport's socket while it is bound. */
+export const arrivals = (
+  transport: DatagramTransport["Service"],
+  link: Link,
+  waiting: Waiting & { readonly receive: (server: ServerImpl, packet: Packet) => void }
+): Arrivals => ({
+  name: transport.name,
+  steps: transport.steps,
+  listen: (server, at) =>
+    Effect.acquireRelease(
+      Effect.tap(transport.listen((packet) => waiting.receive(server, packet), at), (listener) =>
+        Effect.sync(() => {
+          link.listener = listener
+        })),
+      () =>
+        Effect.sync(() => {
+          link.listener = undefined
+        })
+    ),
+  waiting
 })
 
 class Intake implements Waiting {

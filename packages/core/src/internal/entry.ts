@@ -76,8 +76,28 @@ export abstract class Entry implements Request, Registered {
   abstract startDrain(): void
   /** Says how a handler's exit ended the request. */
   protected abstract reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason
+
   /** Does the cause say nothing but "the input has ended"? */
-  protected abstract isEnd(cause: Cause.Cause<unknown>): boolean
+  protected isEnd(cause: Cause.Cause<unknown>): boolean {
+    return cause.reasons.length > 0 &&
+      cause.reasons.every((reason) => Cause.isFailReason(reason) && this.isEndError(reason.error))
+  }
+
+  protected isEndError(error: unknown): boolean {
+    return Cause.isDone(error)
+  }
+
+  /** Completes when nothing has happened for `limit` milliseconds; `since` says since when, or `undefined` while it does. */
+  protected silence(limit: number, since: () => number | undefined): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      while (true) {
+        const start = since()
+        const left = start === undefined ? limit : start + limit - this.server.now()
+        if (left <= 0) return
+        yield* Effect.sleep(left)
+      }
+    })
+  }
 
   /**
    * What the handler runs with. Its fiber is made with it, so that nothing is merged or provided later. Not kept: V8 may

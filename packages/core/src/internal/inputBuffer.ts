@@ -180,6 +180,7 @@ export class InputBuffer {
     this.start = 0
     this.end = bytes.length
     this.searched = 0
+    this.text = undefined
     this.textLeft = 0
     this.growable = false
     this.loan = undefined

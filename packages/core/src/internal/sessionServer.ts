@@ -1,23 +1,21 @@
 /** A server of sessions: packets go to the mailbox of their peer's session, and the first of a peer begins one. */
-import * as Cause from "effect/Cause"
+import type * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
-import type { SocketAddress } from "effect/net/NetAddress"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import * as CloseReason from "../CloseReason.ts"
 import type { Datagram } from "../Datagram.ts"
-import { DatagramError } from "../DatagramError.ts"
 import { DatagramTransport, type Packet } from "../DatagramTransport.ts"
 import { Dispatch } from "../Dispatch.ts"
 import type { SessionHandler, SessionOptions } from "../Server.ts"
 import type { Session } from "../Session.ts"
 import { formatAddress } from "./connection.ts"
-import { bytesOf, failClosed, type Link } from "./datagramEntry.ts"
-import { Entry } from "./entry.ts"
+import { arrivals } from "./datagramServer.ts"
 import { checkDuration, checkInteger } from "./options.ts"
+import { type Link, PacketEntry } from "./packetEntry.ts"
 import { run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
 
 export const makeSessions = Effect.fnUntraced(function*(
@@ -38,22 +36,7 @@ export const makeSessions = Effect.fnUntraced(function*(
   })
   const server = yield* run(
     tag,
-    {
-      name: transport.name,
-      steps: transport.steps,
-      listen: (server, at) =>
-        Effect.acquireRelease(
-          Effect.tap(transport.listen((packet) => table.receive(server, packet), at), (listener) =>
-            Effect.sync(() => {
-              table.link.listener = listener
-            })),
-          () =>
-            Effect.sync(() => {
-              table.link.listener = undefined
-            })
-        ),
-      waiting: table
-    },
+    arrivals(transport, table.link, table),
     { name: dispatch.name, run: strategy },
     handler,
     options
@@ -104,25 +87,21 @@ class SessionTable implements Waiting {
   }
 }
 
-class SessionEntry extends Entry implements Session {
+class SessionEntry extends PacketEntry implements Session {
   private readonly table: SessionTable
   private readonly key: string
-  private readonly first: Packet
   private readonly mailbox: Queue.Queue<Uint8Array, Cause.Done>
   private idleTimer: Fiber.Fiber<void> | undefined
   private lastActivity: number
   private timedOut = false
   private drained = false
   private lost = 0
-  annotations: Map<string, unknown> | undefined
   bytesRead = 0
-  bytesWritten = 0
 
   constructor(server: ServerImpl, id: number, key: string, first: Packet, table: SessionTable) {
-    super(server, id)
+    super(server, id, first, table.link)
     this.table = table
     this.key = key
-    this.first = first
     this.lastActivity = server.now()
     this.mailbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
     this.offer(first)
@@ -150,14 +129,6 @@ class SessionEntry extends Entry implements Session {
     return this
   }
 
-  get peer(): SocketAddress {
-    return this.first.peer
-  }
-
-  get local(): SocketAddress {
-    return this.server.shape.address
-  }
-
   readonly receive: Session["receive"] = Effect.suspend(() => Queue.take(this.mailbox))
 
   get packets(): Session["packets"] {
@@ -165,49 +136,32 @@ class SessionEntry extends Entry implements Session {
   }
 
   get send(): Session["send"] {
-    return (payload) =>
-      Effect.suspend(() => {
-        if (this.table.link.listener === undefined) return failClosed(this.peer)
-        this.lastActivity = this.server.now()
-        const bytes = bytesOf(payload)
-        this.bytesWritten += bytes.length
-        return this.first.reply(bytes)
-      })
+    return (payload) => Effect.suspend(() => this.sendBack(payload))
+  }
+
+  protected override counted(payload: Uint8Array | string): Uint8Array {
+    this.lastActivity = this.server.now()
+    return super.counted(payload)
   }
 
   readonly dropped: Session["dropped"] = Effect.sync(() => this.lost)
-
-  get draining(): Effect.Effect<void> {
-    return this.server.draining.await
-  }
-
-  get annotate(): Session["annotate"] {
-    return (key, value) =>
-      Effect.sync(() => {
-        ;(this.annotations ??= new Map()).set(key, value)
-      })
-  }
 
   // ---- for the server
 
   /** The packet that began it. */
   protected override get candidate(): Datagram {
-    const { annotate, draining, first, id, local, peer, send, table } = this
+    const { annotate, draining, id, local, packet: { payload, truncated }, peer, send } = this
     return {
       id,
       peer,
       local,
-      payload: first.payload,
-      truncated: first.truncated,
+      payload,
+      truncated,
       reply: send,
-      send: (to, payload) => Effect.suspend(() => table.link.listener?.send(to, payload) ?? failClosed(to)),
+      send: (to, payload) => Effect.suspend(() => this.sendTo(to, payload)),
       draining,
       annotate
     }
-  }
-
-  get released(): boolean {
-    return true
   }
 
   get endedIdle(): boolean {
@@ -220,12 +174,7 @@ class SessionEntry extends Entry implements Session {
   }
 
   private get watchIdle(): Effect.Effect<void> {
-    return Effect.gen({ self: this }, function*() {
-      while (true) {
-        const left = this.lastActivity + this.table.limits.idleMillis - this.server.now()
-        if (left <= 0) break
-        yield* Effect.sleep(left)
-      }
+    return Effect.map(this.silence(this.table.limits.idleMillis, () => this.lastActivity), () => {
       this.timedOut = true
       this.forget()
       Queue.endUnsafe(this.mailbox)
@@ -257,20 +206,8 @@ class SessionEntry extends Entry implements Session {
     super.onFiberEnd(exit)
   }
 
-  protected isEnd(cause: Cause.Cause<unknown>): boolean {
-    return cause.reasons.length > 0 &&
-      cause.reasons.every((reason) => Cause.isFailReason(reason) && Cause.isDone(reason.error))
-  }
-
   protected reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {
-    if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
-      if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
-      const [reason] = exit.cause.reasons
-      return exit.cause.reasons.length === 1 && reason !== undefined && Cause.isFailReason(reason) &&
-          reason.error instanceof DatagramError
-        ? CloseReason.TransportFailed(reason.error)
-        : CloseReason.HandlerFailed(exit.cause)
-    }
+    if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) return this.failed(exit)
     return this.timedOut ? CloseReason.IdleTimeout : this.drained ? CloseReason.Drained : CloseReason.Completed
   }
 }
