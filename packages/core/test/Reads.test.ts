@@ -22,7 +22,7 @@ const receive = <A, E>(
   }))
 
 const bytes = (text: string) => new TextEncoder().encode(text)
-const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
+const text = (bytes: Uint8Array) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes)
 
 /** Cuts `input` at the given places (taken modulo its length). */
 const cut = (input: Uint8Array, places: ReadonlyArray<number>): Array<Uint8Array> => {
