@@ -62,6 +62,12 @@ export const Drained: CloseReason = { _tag: "Drained" }
 export const Killed: CloseReason = { _tag: "Killed" }
 
 /** @category constructors @since 0.1.0 */
+export const WorkerCrashed = (cause: unknown): CloseReason => ({ _tag: "WorkerCrashed", cause })
+
+/** @category constructors @since 0.1.0 */
+export const WorkerTimeout: CloseReason = { _tag: "WorkerTimeout" }
+
+/** @category constructors @since 0.1.0 */
 export const TransportFailed = (error: ConnectionError | SocketError | DatagramError): CloseReason => ({
   _tag: "TransportFailed",
   error

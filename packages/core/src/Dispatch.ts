@@ -142,7 +142,7 @@ export interface QueueOptions {
 export const serial = (options?: {
   /** Who may wait. Default: 1,024 requests, then new ones are refused. */
   readonly queue?: QueueOptions | undefined
-}) => custom({ name: "serial", make: gate(1, options?.queue) })
+}) => custom({ name: "serial", make: bounded(1, options?.queue) })
 
 /**
  * A fiber for each request, at most `maxInFlight` at a time; beyond that they wait in a bounded queue.
@@ -155,10 +155,19 @@ export const fiberPerRequest = (options?: {
   readonly maxInFlight?: number | undefined
   /** Who may wait for a place. Default: 1,024 requests, then new ones are refused. */
   readonly queue?: QueueOptions | undefined
-}) => custom({ name: "fiberPerRequest", make: gate(options?.maxInFlight ?? 16_384, options?.queue) })
+}) => custom({ name: "fiberPerRequest", make: bounded(options?.maxInFlight ?? 16_384, options?.queue) })
 
-/** At most `places` requests run; the others wait in order of arrival. */
-const gate = Effect.fnUntraced(function*(places: number, queue: QueueOptions | undefined) {
+/**
+ * The strategy of them all: at most `places` requests run, the others wait in order of arrival, and at the bound of the
+ * queue one is refused. For strategies of one's own that differ in something else.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const bounded: (
+  places: number,
+  queue?: QueueOptions | undefined
+) => Effect.Effect<Strategy, ListenError> = Effect.fnUntraced(function*(places, queue) {
   const max = queue?.max ?? 1_024
   const refuseOldest = queue?.overflow === "refuseOldest"
   yield* checkInteger("maxInFlight", places, 1)

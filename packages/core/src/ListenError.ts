@@ -68,6 +68,38 @@ export class InvalidOption extends Data.TaggedError("InvalidOption")<{
 }
 
 /**
+ * Workers cannot find the handler: its module cannot be imported, or does not export a portable handler of that name.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class HandlerNotFound extends Data.TaggedError("HandlerNotFound")<{
+  /** The URL of the module. */
+  readonly module: string
+  /** The name of the export. */
+  readonly handler: string
+  readonly detail: string
+}> {
+  override get message(): string {
+    return `no handler \`${this.handler}\` in ${this.module}: ${this.detail}`
+  }
+}
+
+/**
+ * No worker could be started, for a reason that is not the handler's.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class WorkersNotStarted extends Data.TaggedError("WorkersNotStarted")<{
+  readonly cause: unknown
+}> {
+  override get message(): string {
+    return `no worker could be started: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
+
+/**
  * Any other failure to bind or listen. `cause` is what the platform reported.
  *
  * @category errors
@@ -108,7 +140,14 @@ export class ListenFailed extends Data.TaggedError("ListenFailed")<{
  * @since 0.1.0
  */
 export class ListenError extends Data.TaggedError("ListenError")<{
-  readonly reason: AddressInUse | PermissionDenied | AddressNotAvailable | InvalidOption | ListenFailed
+  readonly reason:
+    | AddressInUse
+    | PermissionDenied
+    | AddressNotAvailable
+    | InvalidOption
+    | HandlerNotFound
+    | WorkersNotStarted
+    | ListenFailed
 }> {
   override get message(): string {
     return this.reason.message

@@ -19,6 +19,7 @@ import type { Connection } from "./Connection.ts"
 import type { Datagram } from "./Datagram.ts"
 import type { DatagramTransport } from "./DatagramTransport.ts"
 import type { Dispatch } from "./Dispatch.ts"
+import type { Portable } from "./Handler.ts"
 import * as datagrams from "./internal/datagramServer.ts"
 import * as internal from "./internal/handleOne.ts"
 import * as running from "./internal/server.ts"
@@ -27,6 +28,7 @@ import type { ListenError } from "./ListenError.ts"
 import type { DrainReport, ServerEvent } from "./ServerEvent.ts"
 import type { Session } from "./Session.ts"
 import type { StreamTransport } from "./StreamTransport.ts"
+import type { WorkerDispatch, WorkersInfo } from "./WorkerDispatch.ts"
 
 /**
  * A server's deadlines for a drain.
@@ -103,8 +105,10 @@ export interface Info {
   readonly descriptor: number | undefined
   /** The transport's name: `"tcp"`, `"unix"`, `"memory"`. */
   readonly transport: string
-  /** The strategy's name: `"serial"`, `"fiberPerRequest"`. */
+  /** The strategy's name: `"serial"`, `"fiberPerRequest"`, `"workerPerRequest"`. */
   readonly strategy: string
+  /** Its workers, where requests run in workers. */
+  readonly workers: WorkersInfo | undefined
 }
 
 /**
@@ -273,14 +277,24 @@ export type StreamHandler<E, R> = (connection: Connection) => Effect.Effect<unkn
  * @category constructors
  * @since 0.1.0
  */
-export const makeStream: <E, R, RError = never, RTimeout = never>(
-  handler: StreamHandler<E, R>,
-  options?: ServerOptions<NoInfer<E>, RError, RTimeout>
-) => Effect.Effect<
-  Server["Service"],
-  ListenError,
-  StreamTransport | Dispatch | Scope.Scope | Exclude<R | RError | RTimeout, Scope.Scope | Server>
-> = (handler, options) => running.makeStream(Server, handler, options)
+export const makeStream: {
+  <E, R, RError = never, RTimeout = never>(
+    handler: StreamHandler<E, R>,
+    options?: ServerOptions<NoInfer<E>, RError, RTimeout>
+  ): Effect.Effect<
+    Server["Service"],
+    ListenError,
+    StreamTransport | Dispatch | Scope.Scope | Exclude<R | RError | RTimeout, Scope.Scope | Server>
+  >
+  <E, ELayer, RError = never, RTimeout = never>(
+    handler: Portable<Connection, unknown, E, ELayer>,
+    options?: ServerOptions<NoInfer<E>, RError, RTimeout>
+  ): Effect.Effect<
+    Server["Service"],
+    ListenError | ELayer,
+    StreamTransport | Dispatch | Scope.Scope | Exclude<RError | RTimeout, Scope.Scope | Server>
+  >
+} = (handler: any, options?: any): any => running.makeStream(Server, handler, options)
 
 /**
  * Serves every connection with `handler`: the last step of the pipe, from a transport and a strategy to a running server.
@@ -310,14 +324,23 @@ export const makeStream: <E, R, RError = never, RTimeout = never>(
  * @category layers
  * @since 0.1.0
  */
-export const serveStream = <E, R, RError = never, RTimeout = never>(
-  handler: StreamHandler<E, R>,
-  options?: ServerOptions<NoInfer<E>, RError, RTimeout>
-) =>
-<E2, R2>(
-  layer: Layer.Layer<StreamTransport | Dispatch, E2, R2>
-): Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError | RTimeout, Scope.Scope | Server>> =>
-  Layer.effect(Server, makeStream(handler, options)).pipe(Layer.provide(layer)) as any
+export const serveStream: {
+  <E, R, RError = never, RTimeout = never>(
+    handler: StreamHandler<E, R>,
+    options?: ServerOptions<NoInfer<E>, RError, RTimeout>
+  ): <E2, R2>(
+    layer: Layer.Layer<StreamTransport | Dispatch, E2, R2>
+  ) => Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError | RTimeout, Scope.Scope | Server>>
+  <E, ELayer, RError = never, RTimeout = never>(
+    handler: Portable<Connection, unknown, E, ELayer>,
+    options?: ServerOptions<NoInfer<E>, RError, RTimeout>
+  ): <E2, R2>(
+    layer:
+      | Layer.Layer<StreamTransport | Dispatch, E2, R2>
+      | Layer.Layer<StreamTransport | WorkerDispatch, E2, R2>
+  ) => Layer.Layer<Server, ListenError | ELayer | E2, R2 | Exclude<RError | RTimeout, Scope.Scope | Server>>
+} = (handler: any, options?: any) => (layer: Layer.Layer<any, any, any>): any =>
+  Layer.effect(Server, makeStream(handler, options)).pipe(Layer.provide(layer))
 
 /**
  * What a datagram server can be told.
@@ -357,14 +380,24 @@ export type DatagramHandler<E, R> = (datagram: Datagram) => Effect.Effect<unknow
  * @category constructors
  * @since 0.1.0
  */
-export const makeDatagram: <E, R, RError = never>(
-  handler: DatagramHandler<E, R>,
-  options?: DatagramOptions<NoInfer<E>, RError>
-) => Effect.Effect<
-  Server["Service"],
-  ListenError,
-  DatagramTransport | Dispatch | Scope.Scope | Exclude<R | RError, Scope.Scope | Server>
-> = (handler, options) => datagrams.makeDatagram(Server, handler, options)
+export const makeDatagram: {
+  <E, R, RError = never>(
+    handler: DatagramHandler<E, R>,
+    options?: DatagramOptions<NoInfer<E>, RError>
+  ): Effect.Effect<
+    Server["Service"],
+    ListenError,
+    DatagramTransport | Dispatch | Scope.Scope | Exclude<R | RError, Scope.Scope | Server>
+  >
+  <E, ELayer, RError = never>(
+    handler: Portable<Datagram, unknown, E, ELayer>,
+    options?: DatagramOptions<NoInfer<E>, RError>
+  ): Effect.Effect<
+    Server["Service"],
+    ListenError | ELayer,
+    DatagramTransport | Dispatch | Scope.Scope | Exclude<RError, Scope.Scope | Server>
+  >
+} = (handler: any, options?: any): any => datagrams.makeDatagram(Server, handler, options)
 
 /**
  * Serves every packet with `handler`: the last step of the pipe, from a datagram transport and a strategy to a running server.
@@ -389,14 +422,23 @@ export const makeDatagram: <E, R, RError = never>(
  * @category layers
  * @since 0.1.0
  */
-export const serveDatagram = <E, R, RError = never>(
-  handler: DatagramHandler<E, R>,
-  options?: DatagramOptions<NoInfer<E>, RError>
-) =>
-<E2, R2>(
-  layer: Layer.Layer<DatagramTransport | Dispatch, E2, R2>
-): Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError, Scope.Scope | Server>> =>
-  Layer.effect(Server, makeDatagram(handler, options)).pipe(Layer.provide(layer)) as any
+export const serveDatagram: {
+  <E, R, RError = never>(
+    handler: DatagramHandler<E, R>,
+    options?: DatagramOptions<NoInfer<E>, RError>
+  ): <E2, R2>(
+    layer: Layer.Layer<DatagramTransport | Dispatch, E2, R2>
+  ) => Layer.Layer<Server, ListenError | E2, R2 | Exclude<R | RError, Scope.Scope | Server>>
+  <E, ELayer, RError = never>(
+    handler: Portable<Datagram, unknown, E, ELayer>,
+    options?: DatagramOptions<NoInfer<E>, RError>
+  ): <E2, R2>(
+    layer:
+      | Layer.Layer<DatagramTransport | Dispatch, E2, R2>
+      | Layer.Layer<DatagramTransport | WorkerDispatch, E2, R2>
+  ) => Layer.Layer<Server, ListenError | ELayer | E2, R2 | Exclude<RError, Scope.Scope | Server>>
+} = (handler: any, options?: any) => (layer: Layer.Layer<any, any, any>): any =>
+  Layer.effect(Server, makeDatagram(handler, options)).pipe(Layer.provide(layer))
 
 /**
  * What a server of sessions can be told.

@@ -35,6 +35,7 @@ export interface DrainReport {
  * - `Closed`: a connection has ended, and is released; one for every `Accepted`
  * - `Suspended`: it stopped to accept, and keeps its connections
  * - `Draining`, `Stopped`: a drain began; it ended, and this is the last event
+ * - `WorkerStarted`, `WorkerEnded`, `WorkerNotStarted`: see {@link WorkerEvent}
  *
  * @category models
  * @since 0.1.0
@@ -54,3 +55,25 @@ export type ServerEvent =
   | { readonly _tag: "Suspended" }
   | { readonly _tag: "Draining" }
   | { readonly _tag: "Stopped"; readonly report: DrainReport }
+  | WorkerEvent
+
+/**
+ * Something that happened to a worker of a server.
+ *
+ * - `WorkerStarted`: it has loaded the handler, and takes requests; `worker` counts up from 1 within a pool
+ * - `WorkerEnded`: it is gone. `Crashed`: by itself, while it was needed; `Recycled`: after as many requests as `recycleAfter`
+ *   says; `Killed`: for a request that overran its time or did not heed its interruption
+ * - `WorkerNotStarted`: it could not be started; the next attempt comes after `retryIn`
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type WorkerEvent =
+  | { readonly _tag: "WorkerStarted"; readonly worker: number }
+  | {
+    readonly _tag: "WorkerEnded"
+    readonly worker: number
+    readonly how: "Crashed" | "Recycled" | "Killed"
+    readonly cause: unknown
+  }
+  | { readonly _tag: "WorkerNotStarted"; readonly cause: unknown; readonly retryIn: Duration.Duration }

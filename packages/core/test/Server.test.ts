@@ -159,7 +159,8 @@ describe("what can be asked", () => {
         address: server.address,
         descriptor: undefined,
         transport: "memory",
-        strategy: "serial"
+        strategy: "serial",
+        workers: undefined
       })
     }))
 

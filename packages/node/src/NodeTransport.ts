@@ -3,7 +3,6 @@
  *
  * @since 0.1.0
  */
-import { ListenError } from "@socketserver/core"
 import { DatagramTransport, type ReceiveQueueOptions } from "@socketserver/core/DatagramTransport"
 import { StreamTransport } from "@socketserver/core/StreamTransport"
 import * as Duration from "effect/Duration"
@@ -18,6 +17,7 @@ import { dirname } from "node:path"
 import { isMainThread } from "node:worker_threads"
 import { inetAddress, unnamed } from "./internal/address.ts"
 import { listen, notAvailable } from "./internal/listen.ts"
+import { checkInteger, defined, invalid } from "./internal/options.ts"
 import { bind } from "./internal/udp.ts"
 
 /**
@@ -334,18 +334,6 @@ export const udp = (options: UdpOptions): Layer.Layer<DatagramTransport> =>
 // ---- checks
 
 const maxPathLength = process.platform === "linux" ? 107 : 103
-
-const invalid = (option: string, value: unknown, expected: string) =>
-  Effect.fail(new ListenError.ListenError({ reason: new ListenError.InvalidOption({ option, value, expected }) }))
-
-const checkInteger = (option: string, value: number | undefined, least: number, most: number) =>
-  value === undefined || (Number.isInteger(value) && value >= least && value <= most)
-    ? Effect.void
-    : invalid(option, value, `an integer from ${least} to ${most}`)
-
-/** Without the keys whose value is `undefined`: Node takes those for wrong values. */
-const defined = <A extends object>(options: A): { [K in keyof A]?: Exclude<A[K], undefined> } =>
-  Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as any
 
 const checkPlace = Effect.fnUntraced(function*({ host, port }: Pick<TcpOptions, "host" | "port">) {
   yield* checkInteger("port", port, 0, 65_535)

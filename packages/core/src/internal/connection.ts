@@ -13,6 +13,7 @@ import * as Stream from "effect/Stream"
 import type * as Connection from "../Connection.ts"
 import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
 import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
+import type { ConnectionState } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { Parking } from "./parking.ts"
 import * as Reads from "./reads.ts"
@@ -50,7 +51,7 @@ export interface Owner {
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
-  readonly wire: Wire
+  wire: Wire
   private input = noInput
   /** Where the fiber of the waiting read is, and that read, if there is one. */
   private readonly reader = new Parking<any, ConnectionError | Cause.Done>(this)
@@ -84,6 +85,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private batchLength = 0
   private destroyed = false
   private workInProgress = 0
+  /** Does the handler run in a worker? */
+  private remote = false
   /** Did a drain end a read? */
   drained = false
   annotations: Map<string, unknown> | undefined
@@ -465,7 +468,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
   get silentSince(): number | undefined {
-    return this.waiting === undefined ? undefined : this.lastActivity
+    return this.waiting === undefined || this.remote ? undefined : this.lastActivity
   }
 
   /** Ends the waiting read, and all later ones, with `Timeout`. */
@@ -476,6 +479,18 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   get wasTimedOut(): boolean {
     return this.timedOut
+  }
+
+  /** The handler runs in a worker from now on, where its silence is watched. */
+  beRemote(): void {
+    this.remote = true
+  }
+
+  /** What a worker has found, while it had the connection. */
+  adopt({ drained, lost, timedOut }: ConnectionState): void {
+    this.lost ??= lost
+    this.drained ||= drained
+    this.timedOut ||= timedOut
   }
 
   get annotate(): Connection.Connection["annotate"] {

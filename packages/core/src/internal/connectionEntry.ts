@@ -10,11 +10,14 @@ import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import type { ConnectionError } from "../ConnectionError.ts"
 import type { Wire } from "../StreamTransport.ts"
+import type { RemoteConnection } from "../WorkerDispatch.ts"
 import { ConnectionImpl, type Owner } from "./connection.ts"
+import type { Remotable } from "./dispatching.ts"
 import { Entry } from "./entry.ts"
 import type { ServerImpl } from "./server.ts"
+import { silence } from "./silence.ts"
 
-export class ConnectionEntry extends Entry implements Owner {
+export class ConnectionEntry extends Entry implements Owner, Remotable {
   readonly subject: ConnectionImpl
   private idleTimer: Fiber.Fiber<void> | undefined
 
@@ -83,7 +86,7 @@ export class ConnectionEntry extends Entry implements Owner {
     if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
       if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
       error = this.ownErrorOf(exit.cause)
-      if (error === undefined) return CloseReason.HandlerFailed(exit.cause)
+      if (error === undefined) return this.handlerFailed(exit.cause)
     }
     if (wasTimedOut) return CloseReason.IdleTimeout
     if (lost?._tag === "Reset") return CloseReason.PeerReset
@@ -126,15 +129,37 @@ export class ConnectionEntry extends Entry implements Owner {
 
   private watchIdle(limit: number): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
-      yield* this.silence(limit, () => this.subject.silentSince)
-      const { onTimeout } = this.server.config.options
-      if (onTimeout !== undefined) {
-        yield* Effect.ignoreCause(
-          Effect.provideContext(Effect.suspend(() => onTimeout(this.subject)), this.server.context),
-          { log: "Error", message: `onTimeout failed for connection ${this.id}` }
-        )
-      }
+      yield* silence(limit, () => this.subject.silentSince, this.server.now)
+      yield* this.onIdle
       this.subject.timeOut()
     })
+  }
+
+  private get onIdle(): Effect.Effect<void> {
+    const { onTimeout } = this.server.config.options
+    return onTimeout === undefined ? Effect.void : Effect.ignoreCause(
+      Effect.provideContext(Effect.suspend(() => onTimeout(this.subject)), this.server.context),
+      { log: "Error", message: `onTimeout failed for connection ${this.id}` }
+    )
+  }
+
+  // ---- its way to a worker
+
+  get remote(): RemoteConnection {
+    const { subject } = this
+    subject.beRemote()
+    return {
+      _tag: "Connection",
+      connection: subject,
+      wire: subject.wire,
+      replaceWire: (wire) => {
+        subject.wire = wire
+        wire.start(subject)
+      },
+      idleMillis: this.server.idleMillis,
+      onIdle: this.onIdle,
+      ended: (state) => subject.adopt(state),
+      own: (error) => void subject.own(error)
+    }
   }
 }

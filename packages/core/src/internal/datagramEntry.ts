@@ -3,10 +3,12 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as CloseReason from "../CloseReason.ts"
 import type { Datagram } from "../Datagram.ts"
+import type { RemoteDatagram } from "../WorkerDispatch.ts"
+import type { Remotable } from "./dispatching.ts"
 import { PacketEntry } from "./packetEntry.ts"
 
 /** The entry is the datagram that its handler is given, too: most packets are answered at once, and one object is enough. */
-export class DatagramEntry extends PacketEntry implements Datagram {
+export class DatagramEntry extends PacketEntry implements Datagram, Remotable {
   protected get kind(): string {
     return "datagram"
   }
@@ -37,6 +39,10 @@ export class DatagramEntry extends PacketEntry implements Datagram {
 
   get endedIdle(): boolean {
     return false
+  }
+
+  get remote(): RemoteDatagram {
+    return { _tag: "Datagram", datagram: this }
   }
 
   protected closeSubject(): void {}

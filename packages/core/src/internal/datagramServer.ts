@@ -1,31 +1,30 @@
 /** A server of packets: those that the strategy has no room for wait in a queue of their own, until it has. */
 import * as Effect from "effect/Effect"
+import type { Datagram } from "../Datagram.ts"
 import { DatagramTransport, type Packet } from "../DatagramTransport.ts"
-import { Dispatch } from "../Dispatch.ts"
+import type { Portable } from "../Handler.ts"
 import type { DatagramHandler, DatagramOptions } from "../Server.ts"
 import { DatagramEntry } from "./datagramEntry.ts"
+import { type Dispatched, dispatching } from "./dispatching.ts"
 import { checkInteger } from "./options.ts"
 import type { Link } from "./packetEntry.ts"
 import { ReceiveQueue } from "./receiveQueue.ts"
-import { type Arrivals, type NamedStrategy, run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
+import { type Arrivals, run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
 
 export const makeDatagram = Effect.fnUntraced(function*(
   tag: Tag,
-  handler: DatagramHandler<any, any>,
+  handler: DatagramHandler<any, any> | Portable<Datagram, any, any, any>,
   options?: DatagramOptions<any, any>
 ) {
-  const dispatch = yield* Dispatch
   const transport = yield* DatagramTransport
-  const strategy = yield* dispatch.make
-  const server = yield* start(tag, transport, { name: dispatch.name, run: strategy }, handler, options)
+  const server = yield* start(tag, transport, yield* dispatching(handler), options)
   return server.shape
 })
 
 export const start = Effect.fnUntraced(function*(
   tag: Tag,
   transport: DatagramTransport["Service"],
-  strategy: NamedStrategy,
-  handler: DatagramHandler<any, any>,
+  dispatched: Dispatched,
   options?: DatagramOptions<any, any>
 ) {
   const { maxBytes = 4 * 2 ** 20, maxPackets = 1_024, overflow = "dropNewest" } = transport.receiveQueue ?? {}
@@ -37,8 +36,7 @@ export const start = Effect.fnUntraced(function*(
   return yield* run(
     tag,
     arrivals(transport, link, intake),
-    strategy,
-    handler,
+    dispatched,
     options
   )
 })

@@ -14,6 +14,7 @@ import * as Scope from "effect/Scope"
 import * as CloseReason from "../CloseReason.ts"
 import type { Request } from "../Dispatch.ts"
 import type { ConnectionInfo } from "../Server.ts"
+import { WorkerError } from "../WorkerError.ts"
 import { formatAddress } from "./connection.ts"
 import type { Registered } from "./registry.ts"
 import type { Check, Counts, ServerImpl } from "./server.ts"
@@ -87,16 +88,16 @@ export abstract class Entry implements Request, Registered {
     return Cause.isDone(error)
   }
 
-  /** Completes when nothing has happened for `limit` milliseconds; `since` says since when, or `undefined` while it does. */
-  protected silence(limit: number, since: () => number | undefined): Effect.Effect<void> {
-    return Effect.gen({ self: this }, function*() {
-      while (true) {
-        const start = since()
-        const left = start === undefined ? limit : start + limit - this.server.now()
-        if (left <= 0) return
-        yield* Effect.sleep(left)
-      }
-    })
+  /** The handler has failed, or the worker that it ran in. */
+  protected handlerFailed(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
+    for (const reason of cause.reasons) {
+      if (!Cause.isDieReason(reason) || !(reason.defect instanceof WorkerError)) continue
+      const { reason: why } = reason.defect
+      return why._tag === "WorkerTimeout"
+        ? CloseReason.WorkerTimeout
+        : CloseReason.WorkerCrashed(why._tag === "WorkerCrashed" ? why.cause : why)
+    }
+    return CloseReason.HandlerFailed(cause)
   }
 
   /**

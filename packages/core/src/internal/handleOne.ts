@@ -1,4 +1,5 @@
 /** One request at a time, without a server: a listener that holds what comes, and a server for exactly one of it. */
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Option from "effect/Option"
@@ -10,6 +11,7 @@ import type { DatagramHandler, HandleOneDatagramOptions, HandleOneOptions, Strea
 import { StreamTransport, type Wire } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
 import * as datagramServer from "./datagramServer.ts"
+import type { Dispatched } from "./dispatching.ts"
 import { checkDuration } from "./options.ts"
 import * as server from "./server.ts"
 
@@ -54,7 +56,12 @@ export const listenDatagram = Effect.gen(function*() {
 })
 
 /** The strategy of one: the handler runs inline. */
-const inline: server.NamedStrategy = { name: "handleOne", run: (request) => request.handle }
+const inline = (handler: Dispatched["handler"]): Dispatched => ({
+  strategy: { name: "handleOne", run: (request) => request.handle },
+  handler,
+  context: Context.empty(),
+  workers: undefined
+})
 
 /** Waits for one to come, and for a server of that one to have nothing left. */
 const handleNext = Effect.fnUntraced(function*<A>(
@@ -89,7 +96,7 @@ export const handleOne = (
           onConnection(wire)
           return { address }
         })
-      return server.start(tag, { ...transport, listen }, inline, handler, options)
+      return server.start(tag, { ...transport, listen }, inline(handler), options)
     },
     { onTimeout, timeout }
   )
@@ -108,7 +115,7 @@ export const handleOneDatagram = (
         deliver = onPacket
         return Effect.succeed(socket)
       }
-      const started = datagramServer.start(tag, { ...transport, listen }, inline, handler, options)
+      const started = datagramServer.start(tag, { ...transport, listen }, inline(handler), options)
       // Now that it has its socket, it can answer.
       return Effect.tap(started, () => Effect.sync(() => deliver(packet)))
     },

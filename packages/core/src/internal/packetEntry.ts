@@ -76,7 +76,7 @@ export abstract class PacketEntry extends Entry {
     return cause.reasons.length === 1 && reason !== undefined && Cause.isFailReason(reason) &&
         reason.error instanceof DatagramError
       ? CloseReason.TransportFailed(reason.error)
-      : CloseReason.HandlerFailed(cause)
+      : this.handlerFailed(cause)
   }
 }
 

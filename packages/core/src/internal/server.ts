@@ -17,13 +17,16 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
 import * as CloseReason from "../CloseReason.ts"
-import { Dispatch, type Strategy } from "../Dispatch.ts"
+import type { Connection } from "../Connection.ts"
+import type { Strategy } from "../Dispatch.ts"
+import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
 import { type Listener, StreamTransport } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
+import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
 import { checkDuration } from "./options.ts"
 import { Registry } from "./registry.ts"
@@ -42,13 +45,11 @@ interface Deadlines {
 
 export const makeStream = Effect.fnUntraced(function*(
   tag: Tag,
-  handler: StreamHandler<any, any>,
+  handler: StreamHandler<any, any> | Portable<Connection, any, any, any>,
   options?: ServerOptions<any, any, any>
 ) {
-  const dispatch = yield* Dispatch
   const transport = yield* StreamTransport
-  const strategy = yield* dispatch.make
-  const server = yield* start(tag, transport, { name: dispatch.name, run: strategy }, handler, options)
+  const server = yield* start(tag, transport, yield* dispatching(handler), options)
   return server.shape
 })
 
@@ -56,8 +57,7 @@ export const makeStream = Effect.fnUntraced(function*(
 export const start = (
   tag: Tag,
   transport: StreamTransport["Service"],
-  strategy: NamedStrategy,
-  handler: StreamHandler<any, any>,
+  dispatched: Dispatched,
   options: ServerOptions<any, any, any> = {}
 ) =>
   run(
@@ -72,8 +72,7 @@ export const start = (
           else discard(wire)
         }, at)
     },
-    strategy,
-    handler,
+    dispatched,
     options
   )
 
@@ -81,8 +80,7 @@ export const start = (
 export const run = Effect.fnUntraced(function*(
   tag: Tag,
   transport: Arrivals,
-  strategy: NamedStrategy,
-  handler: (subject: any) => Effect.Effect<any, any, any>,
+  { context, handler, strategy, workers }: Dispatched,
   options: Options<any> = {}
 ) {
   const idleTimeout = options.idleTimeout === undefined
@@ -102,7 +100,8 @@ export const run = Effect.fnUntraced(function*(
     idleTimeout,
     shutdown,
     clock: yield* Clock.Clock,
-    context: yield* Effect.context<never>(),
+    context: Context.merge(yield* Effect.context<never>(), context),
+    workers,
     events: yield* PubSub.sliding<ServerEvent>(1_024)
   })
   yield* Effect.addFinalizer(() => server.drain(shutdown))
@@ -159,6 +158,7 @@ interface Config {
   readonly shutdown: Deadlines
   readonly clock: Clock.Clock
   readonly context: Context.Context<never>
+  readonly workers: WorkersOfServer | undefined
   readonly events: PubSub.PubSub<ServerEvent>
 }
 
@@ -200,6 +200,7 @@ export class ServerImpl {
     this.config = config
     this.shape = this.makeShape()
     this.context = Context.add(config.context, config.tag, this.shape)
+    if (config.workers !== undefined) config.workers.publish = (event) => this.publish(event)
     this.idleMillis = config.idleTimeout === undefined ? undefined : Duration.toMillis(config.idleTimeout)
   }
 
@@ -386,13 +387,14 @@ export class ServerImpl {
   }
 
   private info(): Info {
-    const { options, strategy, transport } = this.config
+    const { options, strategy, transport, workers } = this.config
     return {
       name: options.name ?? transport.name,
       address: this.address!,
       descriptor: this.listener?.descriptor,
       transport: transport.name,
-      strategy: strategy.name
+      strategy: strategy.name,
+      workers: workers?.info()
     }
   }
 

@@ -9,23 +9,22 @@ import * as Stream from "effect/Stream"
 import * as CloseReason from "../CloseReason.ts"
 import type { Datagram } from "../Datagram.ts"
 import { DatagramTransport, type Packet } from "../DatagramTransport.ts"
-import { Dispatch } from "../Dispatch.ts"
 import type { SessionHandler, SessionOptions } from "../Server.ts"
 import type { Session } from "../Session.ts"
 import { formatAddress } from "./connection.ts"
 import { arrivals } from "./datagramServer.ts"
+import { dispatching } from "./dispatching.ts"
 import { checkDuration, checkInteger } from "./options.ts"
 import { type Link, PacketEntry } from "./packetEntry.ts"
 import { run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
+import { silence } from "./silence.ts"
 
 export const makeSessions = Effect.fnUntraced(function*(
   tag: Tag,
   handler: SessionHandler<any, any>,
   { idleTimeout = "1 minute", mailbox = {}, maxSessions = 16_384, ...options }: SessionOptions<any, any> = {}
 ) {
-  const dispatch = yield* Dispatch
   const transport = yield* DatagramTransport
-  const strategy = yield* dispatch.make
   yield* checkInteger("maxSessions", maxSessions, 1)
   yield* checkInteger("mailbox.max", mailbox.max, 1)
   const table = new SessionTable({
@@ -37,8 +36,7 @@ export const makeSessions = Effect.fnUntraced(function*(
   const server = yield* run(
     tag,
     arrivals(transport, table.link, table),
-    { name: dispatch.name, run: strategy },
-    handler,
+    yield* dispatching(handler),
     options
   )
   return server.shape
@@ -174,7 +172,7 @@ class SessionEntry extends PacketEntry implements Session {
   }
 
   private get watchIdle(): Effect.Effect<void> {
-    return Effect.map(this.silence(this.table.limits.idleMillis, () => this.lastActivity), () => {
+    return Effect.map(silence(this.table.limits.idleMillis, () => this.lastActivity, this.server.now), () => {
       this.timedOut = true
       this.forget()
       Queue.endUnsafe(this.mailbox)

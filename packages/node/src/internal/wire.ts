@@ -30,6 +30,8 @@ export interface Addresses {
 export class NodeWire implements Wire {
   private readonly socket: WiredSocket
   private receiver!: Receiver
+  /** Nothing was read yet. */
+  private fresh = true
   private delivering = false
   private stopped = false
   private readonly addresses: Addresses
@@ -69,8 +71,6 @@ export class NodeWire implements Wire {
 
   start(receiver: Receiver): void {
     this.receiver = receiver
-    // The listener was made with `pauseOnConnect`: a data listener does not make the socket flow.
-    if (!readInto(this.socket)) this.socket.on("data", onData)
     this.socket
       .on("end", onEnd)
       .on("error", onError)
@@ -80,7 +80,27 @@ export class NodeWire implements Wire {
 
   resume(): void {
     this.stopped = false
+    if (this.fresh) {
+      this.fresh = false
+      if (!readInto(this.socket)) this.socket.on("data", onData)
+    }
     this.socket.resume()
+  }
+
+  /**
+   * Gives the socket to somebody else, if nothing was read from it yet: `take` says whether it was taken. Then this wire has
+   * nothing to do with it any more.
+   */
+  handOver(take: (socket: Net.Socket) => boolean): boolean {
+    const { socket } = this
+    if (!this.fresh || this.closing || socket.destroyed || socket.bytesWritten > 0 || !take(socket)) return false
+    socket
+      .off("end", onEnd)
+      .off("error", onError)
+      .off("drain", onDrain)
+      .off("close", onClose)
+      .on("error", () => {})
+    return true
   }
 
   pause(): void {

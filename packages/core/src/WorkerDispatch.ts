@@ -1,0 +1,161 @@
+/**
+ * The other kind of dispatch: requests that run somewhere else. It is a service of its own beside `Dispatch`, so that a
+ * handler that cannot travel does not compile with it. This module is the contract between a server and its workers; users
+ * need none of it, `NodeDispatch.workerPerRequest` in `@socketserver/node` implements it.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import type { Connection } from "./Connection.ts"
+import type { Datagram } from "./Datagram.ts"
+import type { Strategy } from "./Dispatch.ts"
+import type { Portable } from "./Handler.ts"
+import * as internal from "./internal/remote.ts"
+import type { ListenError } from "./ListenError.ts"
+import type { WorkerEvent } from "./ServerEvent.ts"
+import type { Wire, WireFailure } from "./StreamTransport.ts"
+
+/**
+ * The workers of a server, as they are now and what became of the others.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface WorkersInfo {
+  readonly kind: "thread" | "process"
+  /**
+   * How the latest connection got to its worker: the socket itself, or its bytes one by one; `undefined` before the first.
+   * Datagrams always travel as bytes.
+   */
+  readonly transfer: "socket" | "bytes" | undefined
+  /** Workers that are being started. */
+  readonly starting: number
+  /** Workers with a request. */
+  readonly busy: number
+  /** Workers without one. */
+  readonly idle: number
+  /** How many were started in all, and how many of those have ended by themselves, by age, or by force. */
+  readonly started: number
+  readonly crashed: number
+  readonly recycled: number
+  readonly killed: number
+  /** Why the latest attempt to start a worker failed, while no later one has succeeded. */
+  readonly failure: unknown
+}
+
+/**
+ * A connection on its way to a worker, as its server holds it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RemoteConnection {
+  readonly _tag: "Connection"
+  readonly connection: Connection
+  /** The transport's half of the connection: whoever can carry it elsewhere takes it, and leaves another with `replaceWire`. */
+  readonly wire: Wire
+  readonly replaceWire: (wire: Wire) => void
+  /** After how many milliseconds of silence the handler's read ends, if it does: the worker watches. */
+  readonly idleMillis: number | undefined
+  /** The worker has found the connection idle for so long: runs what the server has for that. */
+  readonly onIdle: Effect.Effect<void>
+  /** What the worker found when the handler had ended. */
+  readonly ended: (state: ConnectionState) => void
+  /** Tells that an error of the handler's is this connection's own. */
+  readonly own: (error: object) => void
+}
+
+/**
+ * A datagram on its way to a worker.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RemoteDatagram {
+  readonly _tag: "Datagram"
+  readonly datagram: Datagram
+}
+
+/**
+ * What became of a connection while its handler ran.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ConnectionState {
+  readonly lost: WireFailure | undefined
+  readonly drained: boolean
+  readonly timedOut: boolean
+}
+
+/**
+ * The workers of one server.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Workers {
+  /** Bounds how many requests are with workers and how many wait. */
+  readonly strategy: Strategy
+  /**
+   * Runs the handler for one request in a worker, and ends as it does. Where it ends by the worker's doing, that is a
+   * defect: a `WorkerError`. Interrupting it interrupts the handler.
+   */
+  readonly run: (request: RemoteConnection | RemoteDatagram) => Effect.Effect<unknown, unknown>
+  readonly info: () => WorkersInfo
+}
+
+/**
+ * How the requests of a server are run by workers.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class WorkerDispatch extends Context.Service<WorkerDispatch, {
+  /** A short name for people: it shows in `Server.info`. */
+  readonly name: string
+  /** Starts workers for one server's handler, or says why it cannot. */
+  readonly make: <E>(
+    handler: Portable<any, unknown, unknown, E>,
+    publish: (event: () => WorkerEvent) => void
+  ) => Effect.Effect<Workers, ListenError | E, Scope.Scope>
+}>()("@socketserver/core/WorkerDispatch") {}
+
+/**
+ * A connection in the worker that runs its handler.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface HostedConnection {
+  readonly connection: Connection
+  readonly wire: Wire
+  /** From now on a read that finds the connection idle sees end of input. */
+  readonly drain: () => void
+  /** Ends the waiting read, and all later ones, with `Timeout`. */
+  readonly timeOut: () => void
+  readonly close: () => void
+  readonly destroy: (reset: boolean) => void
+  readonly state: () => ConnectionState
+  /** Is the error this connection's own? */
+  readonly owns: (error: unknown) => boolean
+}
+
+/**
+ * Makes a connection of a wire, outside a server: for the worker that runs its handler.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const hostConnection: (options: {
+  readonly id: number
+  readonly wire: Wire
+  readonly idleMillis: number | undefined
+  /** A read has waited for so long. */
+  readonly onIdle: () => void
+  readonly onAnnotate: (key: string, value: unknown) => void
+  /** Nothing is left of the connection. */
+  readonly onReleased: () => void
+}) => HostedConnection = internal.hostConnection

@@ -1,0 +1,53 @@
+/** A connection in the worker that runs its handler: what a server does for one during the handler, without the server. */
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import type { Connection } from "../Connection.ts"
+import type { hostConnection as HostConnection, HostedConnection } from "../WorkerDispatch.ts"
+import { ConnectionImpl, type Owner } from "./connection.ts"
+import { silence } from "./silence.ts"
+
+class HostedImpl extends ConnectionImpl {
+  private readonly onAnnotate: (key: string, value: unknown) => void
+
+  constructor({ id, onAnnotate, wire }: Parameters<typeof HostConnection>[0], owner: Owner) {
+    super(id, wire, owner)
+    this.onAnnotate = onAnnotate
+  }
+
+  override get annotate(): Connection["annotate"] {
+    return (key, value) => Effect.sync(() => this.onAnnotate(key, value))
+  }
+}
+
+export const hostConnection: typeof HostConnection = (options) => {
+  const draining = Latch.makeUnsafe(false)
+  let timer: Fiber.Fiber<void> | undefined
+  const connection = new HostedImpl(options, {
+    draining,
+    onReleased: () => {
+      timer?.interruptUnsafe()
+      options.onReleased()
+    }
+  })
+  const { idleMillis } = options
+  if (idleMillis !== undefined) {
+    connection.trackActivity(Date.now)
+    timer = Effect.runFork(
+      Effect.map(silence(idleMillis, () => connection.silentSince, Date.now), options.onIdle)
+    )
+  }
+  return {
+    connection,
+    wire: options.wire,
+    drain: () => {
+      draining.openUnsafe()
+      connection.startDrain()
+    },
+    timeOut: () => connection.timeOut(),
+    close: () => connection.closeNow(),
+    destroy: (reset) => connection.destroyNow(reset),
+    state: () => ({ lost: connection.lost, drained: connection.drained, timedOut: connection.wasTimedOut }),
+    owns: (error) => connection.owns(error)
+  } satisfies HostedConnection
+}

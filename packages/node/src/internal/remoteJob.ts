@@ -1,0 +1,327 @@
+/**
+ * One request with a worker: it finds a worker, is sent there, is answered for here while it runs, and ends as the handler
+ * did, or by the worker's fault. Where the worker has the socket, the connection is closed there when the server closes it
+ * here.
+ */
+import type { Connection } from "@socketserver/core/Connection"
+import type { ConnectionError } from "@socketserver/core/ConnectionError"
+import type { Datagram } from "@socketserver/core/Datagram"
+import type { Portable } from "@socketserver/core/Handler"
+import type { WireFailure } from "@socketserver/core/StreamTransport"
+import type { RemoteConnection, RemoteDatagram } from "@socketserver/core/WorkerDispatch"
+import { WorkerCrashed, WorkerError, WorkerTimeout } from "@socketserver/core/WorkerError"
+import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import { decodeAddress, encodeAddress } from "./address.ts"
+import { decodeExit, encodeExit } from "./exits.ts"
+import { RemoteWire } from "./remoteWire.ts"
+import { encodeSpan } from "./telemetry.ts"
+import { NodeWire } from "./wire.ts"
+import { failureOf, type Job, type Pool, type PooledWorker } from "./workerPool.ts"
+import { type FromWorker, inputWindow } from "./workerProtocol.ts"
+
+/** How long a handler whose time is up may take to heed its interruption, before its worker is killed. */
+const heedingTime = 50
+
+/** The input of a task. */
+export interface RemoteTask {
+  readonly _tag: "Task"
+  readonly input: unknown
+}
+
+export interface Assignment {
+  readonly pool: Pool
+  readonly handler: Portable<any, any, any, any>
+  readonly timeout: Duration.Duration | undefined
+  readonly request: RemoteConnection | RemoteDatagram | RemoteTask
+}
+
+/** Runs it, and ends as it does; fails with `WorkerError` as it is. Interrupting it interrupts the handler. */
+export const runRemotely = (assignment: Assignment): Effect.Effect<unknown, unknown> =>
+  Effect.withFiber((fiber) =>
+    Effect.callback((resume) => {
+      const job = new RemoteJob(assignment, fiber.context, (exit) => resume(exit))
+      return Effect.suspend(() => job.interrupt)
+    })
+  )
+
+class RemoteJob implements Job {
+  private readonly assignment: Assignment
+  private readonly context: Context.Context<never>
+  private readonly onEnd: (exit: Exit.Exit<unknown, unknown>) => void
+  private readonly id: number
+  private readonly leave: (() => void) | undefined
+  private worker: PooledWorker | undefined
+  private running = false
+  private ended = false
+  private timedOut = false
+  private readonly end = Latch.makeUnsafe(false)
+  private timer: NodeJS.Timeout | undefined
+  private hearing: (() => void) | undefined
+  /** Of a connection whose socket the worker has. */
+  private wire: RemoteWire | undefined
+  private readonly helpers: Array<Fiber.Fiber<unknown, unknown>> = []
+  /** How much input is on its way to the worker. */
+  private underWay = 0
+  private readonly hasWindow = Latch.makeUnsafe(true)
+
+  constructor(
+    assignment: Assignment,
+    context: Context.Context<never>,
+    onEnd: (exit: Exit.Exit<unknown, unknown>) => void
+  ) {
+    this.assignment = assignment
+    this.context = context
+    this.onEnd = onEnd
+    const { pool } = assignment
+    this.id = pool.nextJob()
+    pool.contexts.set(this.id, context)
+    this.leave = pool.request({
+      begin: (worker) => this.begin(worker),
+      fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
+    })
+  }
+
+  private failWith(reason: WorkerError["reason"]): Exit.Exit<never, WorkerError> {
+    return Exit.fail(new WorkerError({ reason, handler: this.assignment.handler.name }))
+  }
+
+  // ---- to the worker
+
+  private begin(worker: PooledWorker): void {
+    const { handler, pool, timeout } = this.assignment
+    this.worker = worker
+    worker.begin(this.id, this)
+    if (timeout !== undefined) this.timer = setTimeout(() => this.overrun(), Duration.toMillis(timeout))
+    const index = pool.register(handler)
+    worker.whenLoaded(index, (outcome) => {
+      if (this.ended) return
+      if (outcome._tag === "Ready") return this.send(worker, index)
+      const failure = failureOf(outcome, handler)
+      this.finish(Cause.isCause(failure) ? Exit.failCause(failure) : this.failWith(failure))
+    })
+  }
+
+  private send(worker: PooledWorker, handler: number): void {
+    this.running = true
+    const { pool, request } = this.assignment
+    const message = {
+      _tag: "Run" as const,
+      id: this.id,
+      handler,
+      request: request._tag === "Connection"
+        ? request.connection.id
+        : request._tag === "Datagram"
+        ? request.datagram.id
+        : 0,
+      span: encodeSpan(this.context)
+    }
+    switch (request._tag) {
+      case "Task":
+        return worker.post({ ...message, subject: request })
+      case "Datagram": {
+        const { local, payload, peer, truncated } = request.datagram
+        this.watchDrain(request.datagram.draining)
+        return worker.post({
+          ...message,
+          subject: { _tag: "Datagram", peer: encodeAddress(peer), local: encodeAddress(local), payload, truncated }
+        })
+      }
+      case "Connection": {
+        const { connection, idleMillis, replaceWire, wire } = request
+        const subject = {
+          _tag: "Connection" as const,
+          peer: encodeAddress(connection.peer),
+          local: encodeAddress(connection.local),
+          allowHalfOpen: true,
+          idleMillis
+        }
+        const isMoved = wire instanceof NodeWire && wire.handOver((socket) =>
+          worker.postSocket({
+            ...message,
+            subject: { ...subject, transfer: "socket", allowHalfOpen: socket.allowHalfOpen }
+          }, socket)
+        )
+        pool.transfer = isMoved ? "socket" : "bytes"
+        if (isMoved) {
+          this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message))
+          replaceWire(this.wire)
+        } else worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
+        return this.watchDrain(connection.draining)
+      }
+    }
+  }
+
+  private watchDrain(draining: Effect.Effect<void>): void {
+    this.help(Effect.map(draining, () => this.worker!.post({ _tag: "Drain", id: this.id })))
+  }
+
+  /** Runs something until the job ends. */
+  private help(effect: Effect.Effect<unknown, unknown>): void {
+    this.helpers.push(Effect.runForkWith(this.context)(effect))
+  }
+
+  // ---- what the worker says
+
+  receive(message: FromWorker): void {
+    const { request } = this.assignment
+    switch (message._tag) {
+      case "Result":
+        return this.onResult(message)
+      case "Interrupting":
+        return this.hearing?.()
+      case "Released":
+        this.wire!.counted(message.bytesRead, message.bytesWritten)
+        this.wire!.release()
+        if (this.ended) this.worker!.forget(this.id)
+        return
+      case "SocketLost":
+        return this.wire!.lost(message.failure)
+      case "Annotate":
+        if (request._tag !== "Task") Effect.runSync(subjectOf(request).annotate(message.key, message.value))
+        return
+      case "Send":
+        return this.sendPacket(message, (request as RemoteDatagram).datagram)
+      default:
+        return this.onConnection(message, request as RemoteConnection)
+    }
+  }
+
+  private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
+    const { id } = this
+    const worker = this.worker!
+    switch (message._tag) {
+      case "Idle":
+        return this.help(Effect.map(onIdle, () => worker.post({ _tag: "TimeOut", id })))
+      case "Resume":
+        return this.help(this.pump(connection))
+      case "Taken":
+        this.underWay -= message.length
+        if (this.underWay < inputWindow) this.hasWindow.openUnsafe()
+        return
+      case "Output":
+        // It writes at once; what it may wait for is the peer.
+        Effect.runForkWith(this.context)(Effect.matchCause(connection.write(message.bytes), {
+          onSuccess: () => worker.post({ _tag: "Written", id, length: message.length }),
+          onFailure: (cause) => worker.post({ _tag: "Lost", id, failure: failureIn(cause) })
+        }))
+        return
+      case "OutputEnd":
+        return Effect.runSync(connection.end)
+      case "Closed":
+        return Effect.runSync(message.how === "reset" ? connection.reset : connection.close)
+    }
+  }
+
+  /** Brings the input to the worker. It is never idle: the worker knows whether the handler is. */
+  private pump(connection: Connection): Effect.Effect<void> {
+    const { id } = this
+    const worker = this.worker!
+    return connection.busy(Effect.forever(
+      Effect.flatMap(connection.pull, (bytes) => {
+        this.underWay += bytes.length
+        worker.post({ _tag: "Input", id, bytes })
+        if (this.underWay < inputWindow) return Effect.void
+        this.hasWindow.closeUnsafe()
+        return this.hasWindow.await
+      })
+    )).pipe(Effect.catchCause((cause) =>
+      Effect.sync(() => {
+        if (Cause.hasInterruptsOnly(cause)) return
+        const isEnd = cause.reasons.some((reason) => Cause.isFailReason(reason) && Cause.isDone(reason.error))
+        worker.post(isEnd ? { _tag: "InputEnd", id } : { _tag: "Lost", id, failure: failureIn(cause) })
+      })
+    ))
+  }
+
+  private sendPacket({ call, payload, to }: Extract<FromWorker, { readonly _tag: "Send" }>, datagram: Datagram): void {
+    const sent = to === undefined ? datagram.reply(payload) : datagram.send(decodeAddress(to), payload)
+    Effect.runForkWith(this.context)(Effect.map(
+      Effect.exit(sent),
+      (exit) => this.worker!.post({ _tag: "Sent", id: this.id, call, exit: encodeExit(exit) })
+    ))
+  }
+
+  // ---- the end
+
+  private onResult(
+    { bytesRead, bytesWritten, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
+  ): void {
+    const { handler, request } = this.assignment
+    const decoded = decodeExit(exit, handler.error)
+    if (request._tag === "Connection") {
+      if (Exit.isFailure(decoded)) {
+        for (const index of own) {
+          const reason = decoded.cause.reasons[index]
+          if (reason !== undefined && Cause.isFailReason(reason)) request.own(reason.error as object)
+        }
+      }
+      request.ended(state!)
+      this.wire?.counted(bytesRead, bytesWritten)
+    }
+    this.finish(decoded)
+  }
+
+  crashed(cause: Error): void {
+    this.wire?.lost({ _tag: "Failed", cause })
+    this.wire?.release()
+    this.finish(this.failWith(new WorkerCrashed({ cause })))
+  }
+
+  private finish(exit: Exit.Exit<unknown, unknown>): void {
+    if (this.ended) return
+    this.ended = true
+    this.leave?.()
+    clearTimeout(this.timer)
+    this.hearing?.()
+    for (const helper of this.helpers) helper.interruptUnsafe()
+    const { pool, timeout } = this.assignment
+    pool.contexts.delete(this.id)
+    this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)
+    this.end.openUnsafe()
+    const { worker } = this
+    if (worker === undefined) return
+    if (this.wire === undefined || this.wire.isReleased) worker.forget(this.id)
+    worker.done()
+  }
+
+  /** It may take the time it was given, and what its finalizers need if they are quick. */
+  private overrun(): void {
+    this.timedOut = true
+    const worker = this.worker!
+    if (!this.running) return this.finish(Exit.void)
+    worker.post({ _tag: "Interrupt", id: this.id })
+    this.timer = setTimeout(
+      () => worker.kill(new Error(`the worker was killed: a request overran its time`)),
+      heedingTime
+    )
+  }
+
+  /** Completes when the handler has ended, in the worker too. */
+  get interrupt(): Effect.Effect<void> {
+    if (this.ended) return Effect.void
+    const { worker } = this
+    if (worker === undefined || !this.running) {
+      return Effect.sync(() => this.finish(Exit.void))
+    }
+    worker.post({ _tag: "Interrupt", id: this.id })
+    this.hearing = this.assignment.pool.expectHearing(worker, `\`${this.assignment.handler.name}\``)
+    return this.end.await
+  }
+}
+
+const subjectOf = (request: RemoteConnection | RemoteDatagram): Connection | Datagram =>
+  request._tag === "Connection" ? request.connection : request.datagram
+
+const failureIn = (cause: Cause.Cause<ConnectionError | Cause.Done>): WireFailure => {
+  const [reason] = cause.reasons
+  const error = reason !== undefined && Cause.isFailReason(reason) ? reason.error : undefined
+  return error?._tag === "ConnectionError" && error.reason._tag === "Failed"
+    ? { _tag: "Failed", cause: String(error.reason.cause) }
+    : { _tag: "Reset" }
+}

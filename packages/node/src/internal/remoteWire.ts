@@ -1,0 +1,70 @@
+/** The wire of a connection whose socket is in a worker: what is done to it here is done there. */
+import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { SocketAddress } from "effect/net/NetAddress"
+import type { ToWorker } from "./workerProtocol.ts"
+
+export class RemoteWire implements Wire {
+  readonly peer: SocketAddress
+  readonly local: SocketAddress
+  readonly unsent = 0
+  bytesRead = 0
+  bytesWritten = 0
+  private readonly id: number
+  private readonly post: (message: ToWorker) => void
+  private receiver: Receiver | undefined
+  isReleased = false
+
+  constructor(id: number, { local, peer }: Wire, post: (message: ToWorker) => void) {
+    this.id = id
+    this.peer = peer
+    this.local = local
+    this.post = post
+  }
+
+  start(receiver: Receiver): void {
+    this.receiver = receiver
+  }
+
+  // Its input is read where the handler runs.
+  resume(): void {}
+  pause(): void {}
+
+  write(bytes: Uint8Array | string): boolean {
+    this.tell({ _tag: "Write", id: this.id, bytes })
+    return true
+  }
+
+  end(): void {
+    this.tell({ _tag: "End", id: this.id })
+  }
+
+  close(): void {
+    this.tell({ _tag: "Close", id: this.id })
+  }
+
+  destroy(reset: boolean): void {
+    this.tell({ _tag: "Destroy", id: this.id, reset })
+  }
+
+  private tell(message: ToWorker): void {
+    if (!this.isReleased) this.post(message)
+  }
+
+  // ---- what the worker says
+
+  counted(bytesRead: number, bytesWritten: number): void {
+    this.bytesRead = bytesRead
+    this.bytesWritten = bytesWritten
+  }
+
+  lost(failure: WireFailure): void {
+    if (!this.isReleased) this.receiver?.onError(failure)
+  }
+
+  /** The worker has released the socket, or is gone. */
+  release(): void {
+    if (this.isReleased) return
+    this.isReleased = true
+    this.receiver?.onClose()
+  }
+}

@@ -1,0 +1,138 @@
+/** One worker as the system has it, a thread or a process: started, spoken to, and ended, by force where it must be. */
+import * as ChildProcess from "node:child_process"
+import type * as Net from "node:net"
+import { Worker } from "node:worker_threads"
+import { defined } from "./options.ts"
+import type { FromWorker, ToWorker } from "./workerProtocol.ts"
+
+export interface HandleOptions {
+  readonly kind: "thread" | "process"
+  readonly env: Readonly<Record<string, string | undefined>> | undefined
+  readonly execArgv: ReadonlyArray<string> | undefined
+  readonly resourceLimits: ResourceLimits | undefined
+  /** What the worker is told at its start. */
+  readonly settings: unknown
+}
+
+/**
+ * How much memory a worker may take; see `resourceLimits` of `node:worker_threads`.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface ResourceLimits {
+  /** The main heap, in MiB. */
+  readonly maxOldGenerationSizeMb?: number | undefined
+  /** The heap of young objects, in MiB. */
+  readonly maxYoungGenerationSizeMb?: number | undefined
+  /** The stack, in MiB; threads only. */
+  readonly stackSizeMb?: number | undefined
+}
+
+export interface WorkerHandle {
+  readonly post: (message: ToWorker) => void
+  /** Gives the socket along with the message, if it can be given to such a worker. */
+  readonly postSocket: (message: ToWorker, socket: Net.Socket) => boolean
+  /** At once, whatever it does. */
+  readonly kill: () => void
+}
+
+interface Events {
+  readonly onMessage: (message: FromWorker) => void
+  /** It is gone, and all that it had; `cause` says why. Once. */
+  readonly onEnd: (cause: Error) => void
+}
+
+/** This module's own ending: `.ts` in development, `.js` when built. */
+const main = new URL(`./workerMain${import.meta.url.slice(import.meta.url.lastIndexOf("."))}`, import.meta.url)
+
+export const spawn = (options: HandleOptions, events: Events): WorkerHandle =>
+  options.kind === "thread" ? spawnThread(options, events) : spawnProcess(options, events)
+
+/** Does this Node move TCP sockets to threads? Known when it was tried. */
+let movesToThreads = true
+
+const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
+  const worker = new Worker(main, {
+    workerData: options.settings,
+    ...defined({
+      env: options.env === undefined ? undefined : { ...options.env } as NodeJS.ProcessEnv,
+      execArgv: options.execArgv === undefined ? undefined : [...options.execArgv],
+      resourceLimits: options.resourceLimits
+    })
+  })
+  let failure: Error | undefined
+  worker.on("message", onMessage)
+  worker.on("error", (error) => {
+    failure = error instanceof Error ? error : new Error(String(error))
+  })
+  worker.on("exit", (code) => onEnd(failure ?? new Error(`the thread exited with code ${code}`)))
+  return {
+    post: (message) => worker.postMessage(message),
+    postSocket: (message, socket) => {
+      // Unix sockets are not moved.
+      if (!movesToThreads || socket.remoteFamily === undefined) return false
+      try {
+        worker.postMessage({ ...message, socket }, [socket as any])
+        return true
+      } catch {
+        movesToThreads = false
+        return false
+      }
+    },
+    kill: () => void worker.terminate()
+  }
+}
+
+const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
+  const { env, execArgv = process.execArgv, resourceLimits } = options
+  const child = ChildProcess.fork(main, [JSON.stringify(options.settings)], {
+    env: { ...env ?? process.env },
+    execArgv: [...execArgv, ...heapFlags(resourceLimits)],
+    serialization: "advanced",
+    // The last one tells it of our end.
+    stdio: ["ignore", "inherit", "inherit", "ipc", "pipe"]
+  })
+  let gone = false
+  const end = (cause: Error) => {
+    if (gone) return
+    gone = true
+    onEnd(cause)
+  }
+  // Writing to one that is just ending.
+  child.stdio[4]!.on("error", () => {})
+  child.on("message", (message) => onMessage(message as FromWorker))
+  child.on("error", (error) => {
+    // Without a process there will be no exit.
+    if (child.pid === undefined) end(error)
+  })
+  child.on(
+    "exit",
+    (code, signal) =>
+      end(new Error(`the process ${signal === null ? `exited with code ${code}` : `was ended by ${signal}`}`))
+  )
+  return {
+    post: (message) => {
+      if (child.connected) child.send(message, () => {})
+    },
+    postSocket: (message, socket) => {
+      if (!child.connected) return false
+      try {
+        child.send(message, socket, {}, () => {})
+        return true
+      } catch {
+        // The client is gone already.
+        return false
+      }
+    },
+    kill: () => void child.kill("SIGKILL")
+  }
+}
+
+const heapFlags = (limits: ResourceLimits = {}): ReadonlyArray<string> => {
+  const { maxOldGenerationSizeMb: old, maxYoungGenerationSizeMb: young } = limits
+  return [
+    ...old === undefined ? [] : [`--max-old-space-size=${old}`],
+    ...young === undefined ? [] : [`--max-semi-space-size=${young}`]
+  ]
+}

@@ -1,0 +1,297 @@
+/**
+ * What runs in a worker, thread or process: it loads handlers, runs them on what the pool sends, and tells what became of it.
+ * What a handler is given here does what it does in a server, by messages, or, where the socket came along, by itself.
+ */
+import type { Datagram } from "@socketserver/core/Datagram"
+import type { DatagramError } from "@socketserver/core/DatagramError"
+import { isPortable, type Portable } from "@socketserver/core/Handler"
+import type { Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import { hostConnection, type HostedConnection } from "@socketserver/core/WorkerDispatch"
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
+import { Socket } from "node:net"
+import { parentPort, Worker, workerData } from "node:worker_threads"
+import { decodeAddress, encodeAddress } from "./address.ts"
+import { decodeExit, encodeExit } from "./exits.ts"
+import { PortWire } from "./portWire.ts"
+import { CurrentRequest, makeReporter, spanContext } from "./telemetry.ts"
+import { NodeWire } from "./wire.ts"
+import type { FromWorker, Subject, ToWorker } from "./workerProtocol.ts"
+
+type Run = Extract<ToWorker, { readonly _tag: "Run" }>
+type SubjectOf<Tag extends Subject["_tag"]> = Extract<Subject, { readonly _tag: Tag }>
+
+const post: (message: FromWorker) => void = parentPort === null
+  ? (message) => void process.send!(message)
+  : (message) => parentPort!.postMessage(message)
+
+interface Settings {
+  readonly minimumLogLevel: string
+  readonly tracing: boolean
+}
+const settings: Settings = parentPort === null
+  ? JSON.parse(process.argv[2]!)
+  : workerData as Settings
+const reporter = makeReporter(settings as any, (report) => post({ _tag: "Report", report }))
+
+interface Loaded {
+  readonly portable: Portable<any, unknown, unknown, unknown>
+  readonly context: Context.Context<never>
+}
+const handlers = new Map<number, Loaded>()
+const jobs = new Map<number, Job>()
+/** Of the services of all handlers. */
+const services = Scope.makeUnsafe()
+
+/** One request, from `Run` to `Result`, and what is left of its connection after that. */
+class Job {
+  readonly id: number
+  private readonly draining = Latch.makeUnsafe(false)
+  private fiber: Fiber.Fiber<unknown, unknown> | undefined
+  private hosted: HostedConnection | undefined
+  private port: PortWire | undefined
+  private ended = false
+  private readonly calls = new Map<number, (exit: Exit.Exit<void, DatagramError>) => void>()
+  private lastCall = 0
+
+  constructor(id: number) {
+    this.id = id
+  }
+
+  run({ handler, request, span, subject }: Run, socket: Socket | undefined): void {
+    const { context, portable } = handlers.get(handler)!
+    const input = this.makeInput(subject, request, socket)
+    const own = Context.merge(
+      Context.merge(context, span === undefined ? Context.empty() : spanContext(span)),
+      Context.make(CurrentRequest, this.id)
+    )
+    this.fiber = Effect.runForkWith(own)(
+      Effect.scoped(Effect.suspend(() => portable.handle(input))) as Effect.Effect<unknown, unknown>
+    )
+    this.fiber.addObserver((exit) => this.onEnd(exit, portable))
+  }
+
+  private makeInput(subject: Subject, request: number, socket: Socket | undefined): unknown {
+    switch (subject._tag) {
+      case "Task":
+        return subject.input
+      case "Datagram":
+        return this.makeDatagram(subject, request)
+      case "Connection": {
+        const hosted = this.hosted = hostConnection({
+          id: request,
+          wire: this.makeWire(subject, socket),
+          idleMillis: subject.idleMillis,
+          onIdle: () => post({ _tag: "Idle", id: this.id }),
+          onAnnotate: this.annotate,
+          onReleased: () => this.onReleased()
+        })
+        return hosted.connection
+      }
+    }
+  }
+
+  private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
+    const { allowHalfOpen, transfer } = subject
+    const peer = decodeAddress(subject.peer)
+    const local = decodeAddress(subject.local)
+    if (transfer === "socket" && socket !== undefined) {
+      // What is passed to a process forgets this.
+      socket.allowHalfOpen = allowHalfOpen
+      return new NodeWire(socket, { peerOf: () => peer, localOf: () => local })
+    }
+    const port = this.port = new PortWire({ id: this.id, peer, local, post })
+    // Its client was gone before it came here.
+    if (transfer === "socket") queueMicrotask(() => port.lost({ _tag: "Reset" }))
+    return port
+  }
+
+  private readonly annotate = (key: string, value: unknown): void => {
+    post({ _tag: "Annotate", id: this.id, key, value: cloneable(value) })
+  }
+
+  private makeDatagram({ local, payload, peer, truncated }: SubjectOf<"Datagram">, request: number): Datagram {
+    const send = (to: Datagram["peer"] | undefined, payload: Uint8Array | string) =>
+      Effect.callback<void, DatagramError>((resume) => {
+        const call = ++this.lastCall
+        this.calls.set(call, resume)
+        post({ _tag: "Send", id: this.id, call, to: to === undefined ? undefined : encodeAddress(to), payload })
+      })
+    return {
+      id: request,
+      peer: decodeAddress(peer),
+      local: decodeAddress(local),
+      payload,
+      truncated,
+      reply: (payload) => send(undefined, payload),
+      send,
+      draining: this.draining.await,
+      annotate: (key, value) => Effect.sync(() => this.annotate(key, value))
+    }
+  }
+
+  // ---- what the pool says
+
+  receive(message: ToWorker): void {
+    switch (message._tag) {
+      case "Interrupt":
+        post({ _tag: "Interrupting", id: this.id })
+        return this.fiber?.interruptUnsafe()
+      case "Drain":
+        this.draining.openUnsafe()
+        return this.hosted?.drain()
+      case "TimeOut":
+        return this.hosted?.timeOut()
+      case "Input":
+        return this.port?.received(message.bytes)
+      case "InputEnd":
+        return this.port?.ended()
+      case "Lost":
+        return this.port?.lost(message.failure)
+      case "Written":
+        return this.port?.written(message.length)
+      case "Write":
+        return void this.hosted?.wire.write(message.bytes)
+      case "End":
+        return this.hosted?.wire.end()
+      case "Close":
+        return this.hosted?.close()
+      case "Destroy":
+        return this.hosted?.destroy(message.reset)
+      case "Sent": {
+        const resume = this.calls.get(message.call)
+        this.calls.delete(message.call)
+        return resume?.(decodeExit(message.exit) as Exit.Exit<void, DatagramError>)
+      }
+    }
+  }
+
+  // ---- the end
+
+  private onEnd(exit: Exit.Exit<unknown, unknown>, { error }: Loaded["portable"]): void {
+    this.ended = true
+    const { hosted } = this
+    const own: Array<number> = []
+    if (hosted !== undefined && Exit.isFailure(exit)) {
+      exit.cause.reasons.forEach((reason, index) => {
+        if (Cause.isFailReason(reason) && hosted.owns(reason.error)) own.push(index)
+      })
+    }
+    reporter.flush()
+    post({
+      _tag: "Result",
+      id: this.id,
+      exit: encodeExit(exit, error),
+      own,
+      state: hosted?.state(),
+      bytesRead: hosted?.wire.bytesRead ?? 0,
+      bytesWritten: hosted?.wire.bytesWritten ?? 0
+    })
+    // The connection of a socket that is here goes on until the server closes it.
+    if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
+  }
+
+  private released = false
+  private onReleased(): void {
+    this.released = true
+    if (this.port !== undefined) return
+    const { lost } = this.hosted!.state()
+    if (lost !== undefined) post({ _tag: "SocketLost", id: this.id, failure: failureOf(lost) })
+    const { bytesRead, bytesWritten } = this.hosted!.wire
+    post({ _tag: "Released", id: this.id, bytesRead, bytesWritten })
+    if (this.ended) jobs.delete(this.id)
+  }
+}
+
+const failureOf = (failure: WireFailure): WireFailure =>
+  failure._tag === "Reset" ? failure : { _tag: "Failed", cause: cloneable(failure.cause) }
+
+/** A value as it is, if it can be cloned, else what it says of itself. */
+const cloneable = (value: unknown): unknown => {
+  try {
+    return structuredClone(value)
+  } catch {
+    return String(value)
+  }
+}
+
+const load = ({ handler, module, name }: Extract<ToWorker, { readonly _tag: "Load" }>) =>
+  Effect.gen(function*() {
+    const found = yield* Effect.tryPromise({
+      try: (): Promise<Record<string, unknown>> => import(module),
+      catch: (error) => `the module cannot be imported: ${error instanceof Error ? error.message : String(error)}`
+    })
+    const portable = found[name]
+    if (portable === undefined) {
+      const names = Object.keys(found)
+      return yield* Effect.fail(
+        `the module exports no \`${name}\`${names.length === 0 ? "" : `, but ${names.join(", ")}`}`
+      )
+    }
+    if (!isPortable(portable)) {
+      return yield* Effect.fail(`the module's \`${name}\` was not made by \`Handler.portable\``)
+    }
+    const context = yield* Effect.exit(
+      Layer.buildWithScope(portable.layer, services).pipe(Effect.provideContext(reporter.context))
+    )
+    if (Exit.isFailure(context)) {
+      return { _tag: "LayerFailed" as const, exit: encodeExit(context, portable.error) }
+    }
+    handlers.set(handler, { portable, context: Context.merge(reporter.context, context.value) })
+    return { _tag: "Ready" as const }
+  }).pipe(
+    Effect.catch((detail) => Effect.succeed({ _tag: "NotFound" as const, detail })),
+    Effect.map((outcome) => post({ _tag: "Loaded", handler, outcome })),
+    Effect.runFork
+  )
+
+const stop = () =>
+  Effect.runFork(Effect.map(Effect.exit(Scope.close(services, Exit.void)), () => {
+    reporter.flush()
+    process.exit(0)
+  }))
+
+const receive = (message: ToWorker, handle?: unknown): void => {
+  switch (message._tag) {
+    case "Load":
+      load(message)
+      return
+    case "Run": {
+      const job = new Job(message.id)
+      jobs.set(message.id, job)
+      const socket = message.socket ?? handle
+      return job.run(message, socket instanceof Socket ? socket : undefined)
+    }
+    case "Stop":
+      stop()
+      return
+    default:
+      // What comes for a request that has ended meanwhile has nothing to do any more.
+      jobs.get(message.id)?.receive(message)
+  }
+}
+
+/**
+ * Ends this process with its parent, however that ended, and whatever this process is computing: a thread waits for the end
+ * of a pipe whose other end only the parent has.
+ */
+const endWithParent = () => {
+  const source = `new (require("node:net").Socket)({ fd: 4 })
+    .on("error", () => {}).on("close", () => process.kill(process.pid, "SIGKILL")).resume()`
+  new Worker(source, { eval: true, resourceLimits: { maxOldGenerationSizeMb: 8, maxYoungGenerationSizeMb: 1 } }).unref()
+}
+
+if (parentPort === null) {
+  endWithParent()
+  process.on("disconnect", () => process.exit(0))
+  process.on("message", receive as (message: unknown, handle: unknown) => void)
+} else {
+  parentPort.on("message", receive)
+}
+post({ _tag: "Started" })

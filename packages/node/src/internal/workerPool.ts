@@ -1,0 +1,455 @@
+/**
+ * The workers of a pool: started when they are needed, given work, replaced when they end. A worker is `starting` until it
+ * has loaded this pool's handlers, takes up to `concurrency` jobs at a time, is `retiring` once it has had as many as
+ * `recycleAfter` says, and is gone when the system says so. Whoever comes while all are busy or starting waits in line.
+ */
+import { HandlerNotFound, ListenError, WorkersNotStarted } from "@socketserver/core/ListenError"
+import type { WorkerEvent } from "@socketserver/core/ServerEvent"
+import type { WorkersInfo } from "@socketserver/core/WorkerDispatch"
+import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import { decodeExit } from "./exits.ts"
+import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
+import type { FromWorker, LoadOutcome, ToWorker } from "./workerProtocol.ts"
+
+/** How long a worker may take to start and to load a handler. */
+const startTimeout = 30_000
+/** How long a worker may take to release the services of its handlers, when it is not needed any more. */
+const stopTimeout = 1_000
+/** How long a worker may take to hear of an interruption. One that computes does not hear, and is killed. */
+const hearingTimeout = 1_000
+/** The first pause after a worker could not be started; it doubles each time, up to the second. */
+const firstPause = 100
+const longestPause = 10_000
+
+export interface PoolOptions extends HandleOptions {
+  readonly maxWorkers: number
+  readonly minWorkers: number
+  readonly concurrency: number
+  readonly recycleAfter: number
+}
+
+/** What a worker does for somebody. */
+export interface Job {
+  readonly receive: (message: FromWorker) => void
+  /** The worker is gone. */
+  readonly crashed: (cause: Error) => void
+}
+
+/** What a worker must know before it can run anything. */
+interface HandlerName {
+  readonly module: string
+  readonly name: string
+}
+
+export class PooledWorker {
+  readonly number: number
+  readonly pool: Pool
+  readonly jobs = new Map<number, Job>()
+  /** How many of the jobs are not done yet; the others' connections are being closed. */
+  load = 0
+  private served = 0
+  state: "starting" | "ready" | "retiring" | "ended" = "starting"
+  /** Why it is being ended, where that is our doing. */
+  ending: { readonly how: "Stopped" | "Recycled" | "Killed"; readonly cause: Error } | undefined
+  private handle: WorkerHandle
+  private timer: NodeJS.Timeout | undefined
+  /** What has become of the handlers that it was told to load. */
+  private readonly outcomes = new Map<number, LoadOutcome | "loading">()
+  private readonly loading = new Map<number, Array<(outcome: LoadOutcome) => void>>()
+
+  constructor(pool: Pool, number: number) {
+    this.pool = pool
+    this.number = number
+    this.handle = spawn(pool.options, {
+      onMessage: (message) => this.receive(message),
+      onEnd: (cause) => this.onEnd(cause)
+    })
+    this.timer = setTimeout(
+      () => this.fail(new Error(`a worker did not start within ${startTimeout / 1_000} seconds`)),
+      startTimeout
+    )
+  }
+
+  get hasRoom(): boolean {
+    return this.state === "ready" && this.load < this.pool.options.concurrency
+  }
+
+  private receive(message: FromWorker): void {
+    switch (message._tag) {
+      case "Started": {
+        const { required } = this.pool
+        if (required.size === 0) return this.becomeReady()
+        let missing = required.size
+        for (const handler of required) {
+          this.whenLoaded(handler, (outcome) => {
+            if (outcome._tag !== "Ready") this.fail(failureOf(outcome, this.pool.handlers[handler]!))
+            else if (--missing === 0) this.becomeReady()
+          })
+        }
+        return
+      }
+      case "Loaded": {
+        const { handler, outcome } = message
+        this.outcomes.set(handler, outcome)
+        for (const then of this.loading.get(handler) ?? []) then(outcome)
+        this.loading.delete(handler)
+        return
+      }
+      case "Report":
+        return this.pool.onReport(message.report)
+      default:
+        this.jobs.get(message.id)?.receive(message)
+    }
+  }
+
+  /** Loads the handler if it was not yet; `then` is told, at once if it was. */
+  whenLoaded(handler: number, then: (outcome: LoadOutcome) => void): void {
+    const outcome = this.outcomes.get(handler)
+    if (outcome !== undefined && outcome !== "loading") return then(outcome)
+    const waiting = this.loading.get(handler)
+    if (waiting !== undefined) return void waiting.push(then)
+    this.loading.set(handler, [then])
+    this.outcomes.set(handler, "loading")
+    const { module, name } = this.pool.handlers[handler]!
+    this.post({ _tag: "Load", handler, module, name })
+  }
+
+  private becomeReady(): void {
+    if (this.state !== "starting") return
+    clearTimeout(this.timer)
+    this.state = "ready"
+    this.pool.onReady(this)
+  }
+
+  private failure: StartFailure | undefined
+  /** It could not be made ready. */
+  private fail(failure: StartFailure): void {
+    if (this.state !== "starting") return
+    this.failure ??= failure
+    this.handle.kill()
+  }
+
+  // ---- work
+
+  begin(id: number, job: Job): void {
+    this.jobs.set(id, job)
+    this.load++
+    if (++this.served >= this.pool.options.recycleAfter) this.state = "retiring"
+  }
+
+  /** The job is done; the worker may have another one. */
+  done(): void {
+    this.load--
+    this.pool.onRoom(this)
+  }
+
+  /** Nothing of the job is left. */
+  forget(id: number): void {
+    this.jobs.delete(id)
+    this.pool.onRoom(this)
+  }
+
+  post(message: ToWorker): void {
+    if (this.state !== "ended") this.handle.post(message)
+  }
+
+  get postSocket(): WorkerHandle["postSocket"] {
+    return this.handle.postSocket
+  }
+
+  // ---- the end
+
+  /** In order: it has nothing to do, and may release what it has. */
+  stop(how: "Stopped" | "Recycled"): void {
+    if (this.ending !== undefined) return
+    this.ending = { how, cause: new Error("the worker was not needed any more") }
+    this.post({ _tag: "Stop" })
+    this.timer = setTimeout(() => this.handle.kill(), stopTimeout)
+  }
+
+  kill(cause: Error): void {
+    if (this.state === "ended" || this.ending?.how === "Killed") return
+    this.ending = { how: "Killed", cause }
+    this.handle.kill()
+  }
+
+  private onEnd(cause: Error): void {
+    clearTimeout(this.timer)
+    const before = this.state
+    this.state = "ended"
+    for (const job of [...this.jobs.values()]) job.crashed(this.ending?.cause ?? cause)
+    this.jobs.clear()
+    this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
+  }
+}
+
+/** What became of a worker that did not get ready: the system's doing, the handler's absence, or its layer's failure. */
+type StartFailure = Error | HandlerNotFound | Cause.Cause<unknown>
+
+/** Why a handler could not be loaded. */
+export const failureOf = (
+  outcome: Exclude<LoadOutcome, { readonly _tag: "Ready" }>,
+  { module, name }: HandlerName
+): HandlerNotFound | Cause.Cause<unknown> =>
+  outcome._tag === "NotFound"
+    ? new HandlerNotFound({ module, handler: name, detail: outcome.detail })
+    : (decodeExit(outcome.exit) as Exit.Failure<never, unknown>).cause
+
+/** As a server's start fails with it: with what the layer fails with, or with `ListenError`. */
+const toStartExit = (failure: StartFailure): Exit.Exit<never, unknown> =>
+  Cause.isCause(failure) ? Exit.failCause(failure) : Exit.fail(
+    new ListenError({
+      reason: failure instanceof HandlerNotFound ? failure : new WorkersNotStarted({ cause: failure })
+    })
+  )
+
+interface Waiter {
+  readonly begin: (worker: PooledWorker) => void
+  readonly fail: (cause: unknown) => void
+}
+
+export class Pool {
+  readonly options: PoolOptions
+  /** All that were ever asked for; the required ones a worker must have before it takes any work. */
+  readonly handlers: Array<HandlerName> = []
+  readonly required = new Set<number>()
+  /** What the jobs under way run with, for their logs, metrics and spans. */
+  readonly contexts = new Map<number, Context.Context<never>>()
+  readonly onReport: (report: Extract<FromWorker, { readonly _tag: "Report" }>["report"]) => void
+  /** Who wants to know what becomes of the workers. */
+  readonly listeners = new Set<(event: () => WorkerEvent) => void>()
+  private readonly workers = new Set<PooledWorker>()
+  private readonly waiting = new Set<Waiter>()
+  private lastWorker = 0
+  private lastJob = 0
+  private closed = false
+  private onClosed: (() => void) | undefined
+  private counts = { started: 0, crashed: 0, recycled: 0, killed: 0 }
+  transfer: WorkersInfo["transfer"]
+  private failure: unknown
+  private pause = firstPause
+  private retry: NodeJS.Timeout | undefined
+  private readonly starts = new Set<(exit: Exit.Exit<void, unknown>) => void>()
+
+  constructor(
+    options: PoolOptions,
+    onReport: Pool["onReport"]
+  ) {
+    this.options = options
+    this.onReport = onReport
+  }
+
+  private publish(event: () => WorkerEvent): void {
+    for (const listener of this.listeners) listener(event)
+  }
+
+  nextJob(): number {
+    return ++this.lastJob
+  }
+
+  /** The handler's number in this pool. */
+  register({ module, name }: HandlerName): number {
+    const index = this.handlers.findIndex((handler) => handler.module === module && handler.name === name)
+    return index === -1 ? this.handlers.push({ module, name }) - 1 : index
+  }
+
+  /** Completes when a worker is ready: one that has the handler, if one is given, as all have from then on. */
+  start(handler?: HandlerName): Effect.Effect<void, unknown> {
+    return Effect.callback((resume) => {
+      const index = handler === undefined ? undefined : this.register(handler)
+      const ready = [...this.workers].find(({ state }) => state === "ready")
+      if (ready === undefined) {
+        if (index !== undefined) this.required.add(index)
+        this.starts.add(resume)
+        const { maxWorkers, minWorkers } = this.options
+        while (this.present < Math.min(maxWorkers, Math.max(1, minWorkers))) this.startWorker()
+      } else if (index === undefined) resume(Effect.void)
+      else {
+        ready.whenLoaded(index, (outcome) => {
+          if (outcome._tag !== "Ready") return resume(toStartExit(failureOf(outcome, handler!)))
+          this.required.add(index)
+          resume(Effect.void)
+        })
+      }
+    })
+  }
+
+  private startWorker(): void {
+    this.workers.add(new PooledWorker(this, ++this.lastWorker))
+  }
+
+  // ---- work
+
+  /** A worker with room, which takes the job at once; or the place in line, to be given up. */
+  request(waiter: Waiter): () => void {
+    const worker = this.leastBusy()
+    if (worker !== undefined) waiter.begin(worker)
+    else {
+      this.waiting.add(waiter)
+      this.fill()
+    }
+    return () => this.waiting.delete(waiter)
+  }
+
+  private leastBusy(): PooledWorker | undefined {
+    let found: PooledWorker | undefined
+    for (const worker of this.workers) {
+      if (worker.hasRoom && (found === undefined || worker.load < found.load)) found = worker
+      // With none at work there is nothing better.
+      if (found?.load === 0) break
+    }
+    // One that is idle is not better than one that could still be started, if all others are busy.
+    return found !== undefined && found.load > 0 && this.canStart ? undefined : found
+  }
+
+  private get canStart(): boolean {
+    return this.retry === undefined && !this.closed && this.present < this.options.maxWorkers
+  }
+
+  /** How many count as workers: those that retire and have nothing to do any more are on their way out. */
+  private get present(): number {
+    let present = 0
+    for (const worker of this.workers) if (worker.ending === undefined) present++
+    return present
+  }
+
+  private starting(): number {
+    let starting = 0
+    for (const worker of this.workers) if (worker.state === "starting") starting++
+    return starting
+  }
+
+  /** Starts as many as are missing. */
+  private fill(): void {
+    let starting = this.starting()
+    while (
+      this.canStart &&
+      (this.present < this.options.minWorkers || starting * this.options.concurrency < this.waiting.size)
+    ) {
+      this.startWorker()
+      starting++
+    }
+  }
+
+  private serveWaiting(): void {
+    for (const waiter of this.waiting) {
+      const worker = [...this.workers].find((worker) => worker.hasRoom)
+      if (worker === undefined) break
+      this.waiting.delete(waiter)
+      waiter.begin(worker)
+    }
+  }
+
+  // ---- what becomes of workers
+
+  onReady(worker: PooledWorker): void {
+    this.counts.started++
+    this.failure = undefined
+    this.pause = firstPause
+    this.publish(() => ({ _tag: "WorkerStarted", worker: worker.number }))
+    this.endStart(Exit.void)
+    if (this.closed) return worker.stop("Stopped")
+    this.serveWaiting()
+  }
+
+  private endStart(exit: Exit.Exit<void, unknown>): void {
+    for (const start of this.starts) start(exit)
+    this.starts.clear()
+  }
+
+  onRoom(worker: PooledWorker): void {
+    if (worker.state === "retiring" && worker.load === 0 && worker.jobs.size === 0) worker.stop("Recycled")
+    if (this.waiting.size > 0) {
+      this.serveWaiting()
+      this.fill()
+    }
+  }
+
+  onEnded(
+    worker: PooledWorker,
+    failure: StartFailure | undefined,
+    cause: Error
+  ): void {
+    this.workers.delete(worker)
+    const { ending } = worker
+    if (failure !== undefined && ending === undefined) this.onNotStarted(failure)
+    else if (ending?.how !== "Stopped") {
+      const how = ending?.how ?? "Crashed"
+      if (how === "Crashed") this.counts.crashed++
+      else if (how === "Recycled") this.counts.recycled++
+      else this.counts.killed++
+      this.publish(() => ({ _tag: "WorkerEnded", worker: worker.number, how, cause: ending?.cause ?? cause }))
+    }
+    if (this.closed) {
+      if (this.workers.size === 0) this.onClosed?.()
+    } else this.fill()
+  }
+
+  /** What cannot start now may not be able to start in a moment either: the next attempt comes after a pause. */
+  private onNotStarted(failure: StartFailure): void {
+    const cause = Cause.isCause(failure) ? Cause.squash(failure) : failure
+    this.failure = cause
+    this.endStart(toStartExit(failure))
+    const waiting = [...this.waiting]
+    this.waiting.clear()
+    for (const { fail } of waiting) fail(cause)
+    if (this.closed || this.retry !== undefined) return
+    const { pause } = this
+    this.pause = Math.min(2 * pause, longestPause)
+    this.publish(() => ({ _tag: "WorkerNotStarted", cause, retryIn: Duration.millis(pause) }))
+    this.retry = setTimeout(() => {
+      this.retry = undefined
+      this.fill()
+    }, pause)
+  }
+
+  /** The worker has been told to interrupt a job, and must be heard of soon. */
+  expectHearing(worker: PooledWorker, what: string): () => void {
+    const timer = setTimeout(
+      () =>
+        worker.kill(
+          new Error(`${what} was interrupted, and its worker did not hear of it within ${hearingTimeout} ms`)
+        ),
+      hearingTimeout
+    )
+    return () => clearTimeout(timer)
+  }
+
+  info(): WorkersInfo {
+    const starting = this.starting()
+    let busy = 0
+    let idle = 0
+    for (const worker of this.workers) {
+      if (worker.load > 0) busy++
+      else if (worker.state === "ready") idle++
+    }
+    return {
+      kind: this.options.kind,
+      transfer: this.transfer,
+      starting,
+      busy,
+      idle,
+      ...this.counts,
+      failure: this.failure
+    }
+  }
+
+  /** Stops all workers: those that still have something to do, at once. */
+  readonly close: Effect.Effect<void> = Effect.callback((resume) => {
+    this.closed = true
+    clearTimeout(this.retry)
+    const waiting = [...this.waiting]
+    this.waiting.clear()
+    for (const { fail } of waiting) fail(new Error("the workers were stopped"))
+    if (this.workers.size === 0) return resume(Effect.void)
+    this.onClosed = () => resume(Effect.void)
+    for (const worker of this.workers) {
+      if (worker.state === "starting" || worker.jobs.size > 0) worker.kill(new Error("the workers were stopped"))
+      else worker.stop("Stopped")
+    }
+  })
+}

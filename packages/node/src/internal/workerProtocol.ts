@@ -1,0 +1,107 @@
+/**
+ * What a pool and its workers say to each other. All of it is plain data that can be cloned; a request is known by its `id`
+ * from `Run` to `Result`, and a connection from then to `Released`.
+ */
+import type { WireFailure } from "@socketserver/core/StreamTransport"
+import type { ConnectionState } from "@socketserver/core/WorkerDispatch"
+import type { EncodedAddress } from "./address.ts"
+import type { EncodedExit } from "./exits.ts"
+import type { EncodedSpan, Report } from "./telemetry.ts"
+
+/** How much input may be on its way from a pool to a worker, for one connection. */
+export const inputWindow = 262_144
+/** How much output may be on its way back before a write waits. */
+export const outputWindow = 65_536
+
+/** What is run, and on what. */
+export type Subject =
+  | {
+    readonly _tag: "Connection"
+    readonly peer: EncodedAddress
+    readonly local: EncodedAddress
+    /** Does the socket come along, or only its bytes? */
+    readonly transfer: "socket" | "bytes"
+    readonly allowHalfOpen: boolean
+    readonly idleMillis: number | undefined
+  }
+  | {
+    readonly _tag: "Datagram"
+    readonly peer: EncodedAddress
+    readonly local: EncodedAddress
+    readonly payload: Uint8Array
+    readonly truncated: boolean
+  }
+  | { readonly _tag: "Task"; readonly input: unknown }
+
+export type ToWorker =
+  | { readonly _tag: "Load"; readonly handler: number; readonly module: string; readonly name: string }
+  | {
+    readonly _tag: "Run"
+    readonly id: number
+    readonly handler: number
+    /** The request's number in its server. */
+    readonly request: number
+    readonly subject: Subject
+    readonly span: EncodedSpan | undefined
+    /** Put here by threads; processes get it beside the message. */
+    readonly socket?: unknown
+  }
+  | { readonly _tag: "Interrupt"; readonly id: number }
+  | { readonly _tag: "Drain"; readonly id: number }
+  // To a connection.
+  | { readonly _tag: "TimeOut"; readonly id: number }
+  | { readonly _tag: "Input"; readonly id: number; readonly bytes: Uint8Array }
+  | { readonly _tag: "InputEnd"; readonly id: number }
+  | { readonly _tag: "Lost"; readonly id: number; readonly failure: WireFailure }
+  | { readonly _tag: "Written"; readonly id: number; readonly length: number }
+  // To a connection whose socket the worker has.
+  | { readonly _tag: "Write"; readonly id: number; readonly bytes: Uint8Array | string }
+  | { readonly _tag: "End"; readonly id: number }
+  | { readonly _tag: "Close"; readonly id: number }
+  | { readonly _tag: "Destroy"; readonly id: number; readonly reset: boolean }
+  /** What became of a packet. */
+  | { readonly _tag: "Sent"; readonly id: number; readonly call: number; readonly exit: EncodedExit }
+  /** No more requests come: release the services, and end. */
+  | { readonly _tag: "Stop" }
+
+export type FromWorker =
+  | { readonly _tag: "Started" }
+  | { readonly _tag: "Loaded"; readonly handler: number; readonly outcome: LoadOutcome }
+  | {
+    readonly _tag: "Result"
+    readonly id: number
+    readonly exit: EncodedExit
+    /** Which of the cause's reasons are failures of this very connection. */
+    readonly own: ReadonlyArray<number>
+    readonly state: ConnectionState | undefined
+    readonly bytesRead: number
+    readonly bytesWritten: number
+  }
+  /** The interruption has been heard: the handler's finalizers run. */
+  | { readonly _tag: "Interrupting"; readonly id: number }
+  | { readonly _tag: "Annotate"; readonly id: number; readonly key: string; readonly value: unknown }
+  | { readonly _tag: "Idle"; readonly id: number }
+  | { readonly _tag: "Report"; readonly report: Report }
+  // From a connection.
+  | { readonly _tag: "Resume"; readonly id: number }
+  | { readonly _tag: "Taken"; readonly id: number; readonly length: number }
+  | { readonly _tag: "Output"; readonly id: number; readonly bytes: Uint8Array | string; readonly length: number }
+  | { readonly _tag: "OutputEnd"; readonly id: number }
+  | { readonly _tag: "Closed"; readonly id: number; readonly how: "close" | "destroy" | "reset" }
+  // From a connection whose socket the worker has.
+  | { readonly _tag: "SocketLost"; readonly id: number; readonly failure: WireFailure }
+  | { readonly _tag: "Released"; readonly id: number; readonly bytesRead: number; readonly bytesWritten: number }
+  /** A packet to send; to the sender of the request's, unless `to` says another. */
+  | {
+    readonly _tag: "Send"
+    readonly id: number
+    readonly call: number
+    readonly to: EncodedAddress | undefined
+    readonly payload: Uint8Array | string
+  }
+
+export type LoadOutcome =
+  | { readonly _tag: "Ready" }
+  | { readonly _tag: "NotFound"; readonly detail: string }
+  /** The handler's layer could not be built. */
+  | { readonly _tag: "LayerFailed"; readonly exit: EncodedExit }
