@@ -36,18 +36,22 @@ export interface Portable<in Input, out A, out E, out ELayer = never> {
  * @category options
  * @since 0.1.0
  */
-export interface PortableOptions<ROut, E, ELayer> {
+export interface PortableOptions<R, E, ELayer> {
   /**
    * The services that the handler needs, built once in a server that runs it inline, and once in each worker. It must need
    * nothing itself.
    */
-  readonly layer?: Layer.Layer<ROut, ELayer> | undefined
+  readonly layer?: Layer.Layer<R, ELayer> | undefined
   /**
    * How a failure travels. Without it, a failure comes back from a worker with its `_tag`, message, stack and fields, which
    * `Effect.catchTag` and logs need, but not as an instance of its class. `ConnectionError` and `DatagramError` always do.
    */
   readonly error?: Schema.Codec<E, any> | undefined
 }
+
+/** A handler that needs services must be given them. */
+type PortableArguments<R, E, ELayer> = [R] extends [never] ? readonly [options?: PortableOptions<never, E, ELayer>]
+  : readonly [options: PortableOptions<R, E, ELayer> & { readonly layer: Layer.Layer<R, ELayer> }]
 
 /**
  * Makes a handler, or a task, that can run in a worker: it must be exported, under `name`, by the module whose URL is given.
@@ -77,17 +81,17 @@ export interface PortableOptions<ROut, E, ELayer> {
  * @category constructors
  * @since 0.1.0
  */
-export const portable: <Input, A, E, ROut = never, ELayer = never>(
+export const portable = <Input, A, E, R = never, ELayer = never>(
   module: string,
   name: string,
-  handle: (input: Input) => Effect.Effect<A, E, NoInfer<ROut> | Scope.Scope>,
-  options?: PortableOptions<ROut, NoInfer<E>, ELayer>
-) => Portable<Input, A, E, ELayer> = (module, name, handle, options) => ({
+  handle: (input: Input) => Effect.Effect<A, E, R>,
+  ...[options]: PortableArguments<Exclude<R, Scope.Scope>, NoInfer<E>, ELayer>
+): Portable<Input, A, E, ELayer> => ({
   [PortableTypeId]: PortableTypeId,
   module,
   name,
   handle,
-  layer: options?.layer ?? Layer.empty as Layer.Layer<any>,
+  layer: (options?.layer ?? Layer.empty) as Layer.Layer<any, ELayer>,
   error: options?.error
 })
 

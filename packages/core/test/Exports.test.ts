@@ -18,6 +18,8 @@ describe("@socketserver/core", () => {
         "PeerReset",
         "Refused",
         "TransportFailed",
+        "WorkerCrashed",
+        "WorkerTimeout",
         "logLevel"
       ],
       Connection: [],
@@ -25,14 +27,17 @@ describe("@socketserver/core", () => {
       Datagram: [],
       DatagramError: ["Closed", "DatagramError", "Failed", "NoReturnAddress", "TooLarge", "Unreachable"],
       DatagramTransport: ["DatagramTransport"],
-      Dispatch: ["Dispatch", "custom", "fiberPerRequest", "serial"],
+      Dispatch: ["Dispatch", "bounded", "custom", "fiberPerRequest", "serial"],
+      Handler: ["isPortable", "portable"],
       ListenError: [
         "AddressInUse",
         "AddressNotAvailable",
+        "HandlerNotFound",
         "InvalidOption",
         "ListenError",
         "ListenFailed",
-        "PermissionDenied"
+        "PermissionDenied",
+        "WorkersNotStarted"
       ],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
       Server: [
@@ -54,7 +59,9 @@ describe("@socketserver/core", () => {
       ServerEvent: [],
       Session: [],
       StreamTransport: ["StreamTransport"],
-      Transport: ["fromSocketServer", "toSocketServer"]
+      Transport: ["fromSocketServer", "toSocketServer"],
+      WorkerDispatch: ["WorkerDispatch", "hostConnection"],
+      WorkerError: ["QueueFull", "WorkerCrashed", "WorkerError", "WorkerTimeout"]
     })
   })
 })

@@ -1,6 +1,104 @@
-/** Portable handlers for tests: a worker imports this module. */
+/** Portable handlers and tasks for tests: workers import this module. */
 import { type Connection, type Datagram, Handler } from "@socketserver/core"
-import { Effect, Stream } from "effect"
+import { Cause, Context, Data, Effect, Layer, Schema, Stream } from "effect"
+import { threadId } from "node:worker_threads"
+
+export class Oops extends Data.TaggedError("Oops")<{ readonly detail: string }> {
+  override get message(): string {
+    return `oops: ${this.detail}`
+  }
+}
+
+export class Coded extends Schema.TaggedError<Coded>()("Coded", { code: Schema.Number }) {}
+
+/** Which worker is this? */
+const worker = `${process.pid}/${threadId}`
+
+/** Whatever does not return by itself is done here, between reads. */
+const computeForEver = (): never => {
+  for (;;) { /* nobody hears */ }
+}
+
+const exhaustMemory = (): never => {
+  const all: Array<unknown> = []
+  for (;;) all.push(new Array(10_000).fill(Math.random()))
+}
+
+const act = (
+  connection: Connection.Connection,
+  command: string,
+  rest: string
+): Effect.Effect<unknown, Oops | Coded | Cause.Done | Connection.Connection["write"] extends never ? never : any> => {
+  switch (command) {
+    case "echo":
+      return connection.write(`${rest}\n`)
+    case "worker":
+      return connection.write(`${worker}\n`)
+    case "addresses":
+      return connection.write(`${connection.id} ${connection.peer} ${connection.local}\n`)
+    case "fail":
+      return Effect.fail(new Oops({ detail: rest }))
+    case "die":
+      return Effect.die(new Error(rest))
+    case "interrupt":
+      return Effect.interrupt
+    case "tooLong":
+      return connection.readLine({ maxLength: 4 })
+    case "annotate":
+      return Effect.andThen(connection.annotate("user", rest), connection.write("annotated\n"))
+    case "end":
+      return Effect.andThen(connection.end, Effect.ignore(connection.write("nobody gets this")))
+    case "reset":
+      return connection.reset
+    case "exit":
+      return Effect.sync(() => process.exit(Number(rest)))
+    case "abort":
+      return Effect.sync(() => process.abort())
+    case "segfault":
+      return Effect.sync(() => process.kill(process.pid, "SIGSEGV"))
+    case "throwLater":
+      return Effect.andThen(
+        Effect.sync(() =>
+          setImmediate(() => {
+            throw new Error(rest)
+          })
+        ),
+        Effect.never
+      )
+    case "exhaust":
+      return Effect.sync(exhaustMemory)
+    case "compute":
+      return Effect.sync(computeForEver)
+    case "wait":
+      return Effect.onInterrupt(
+        Effect.andThen(connection.write("waiting\n"), Effect.never),
+        () => Effect.ignore(connection.write("interrupted\n"))
+      )
+    case "stay":
+      return Effect.uninterruptible(Effect.andThen(connection.write("staying\n"), Effect.never))
+    case "untilDrain":
+      return Effect.andThen(
+        connection.write("waiting\n"),
+        Effect.andThen(connection.draining, connection.write("draining\n"))
+      )
+    default:
+      return Effect.die(new Error(`what is ${command}?`))
+  }
+}
+
+/** Does line by line what its client says, until the client finishes. */
+export const obey = Handler.portable(
+  import.meta.url,
+  "obey",
+  (connection: Connection.Connection) =>
+    Effect.gen(function*() {
+      while (true) {
+        const line = yield* connection.readLine()
+        const space = `${line} `.indexOf(" ")
+        yield* act(connection, line.slice(0, space), line.slice(space + 1))
+      }
+    })
+)
 
 export const echo = Handler.portable(
   import.meta.url,
@@ -8,10 +106,86 @@ export const echo = Handler.portable(
   (connection: Connection.Connection) => Stream.run(connection.bytes, connection.sink)
 )
 
-export const upper = Handler.portable(
+export const failCoded = Handler.portable(
   import.meta.url,
-  "upper",
-  (datagram: Datagram.Datagram) => datagram.reply(new TextDecoder().decode(datagram.payload).toUpperCase())
+  "failCoded",
+  (_: Connection.Connection) => Effect.fail(new Coded({ code: 42 })),
+  { error: Coded }
 )
 
+class Greeting extends Context.Service<Greeting, string>()("test/Greeting") {}
+
+export const greet = Handler.portable(
+  import.meta.url,
+  "greet",
+  (connection: Connection.Connection) =>
+    Effect.gen(function*() {
+      yield* Effect.addFinalizer(() => Effect.ignore(connection.write("bye\n")))
+      yield* connection.write(`${yield* Greeting}\n`)
+    }),
+  { layer: Layer.succeed(Greeting, "hello") }
+)
+
+export const noLayer = Handler.portable(
+  import.meta.url,
+  "noLayer",
+  (_: Connection.Connection) => Effect.void,
+  { layer: Layer.effectDiscard(Effect.fail(new Oops({ detail: "no database" }))) }
+)
+
+/** Exported, but not a portable handler. */
+export const plain = (connection: Connection.Connection) => connection.write("plain")
+
+// ---- datagrams
+
+export const obeyPacket = Handler.portable(
+  import.meta.url,
+  "obeyPacket",
+  (datagram: Datagram.Datagram) =>
+    Effect.gen(function*() {
+      const text = new TextDecoder().decode(datagram.payload)
+      switch (text) {
+        case "fail":
+          return yield* Effect.fail(new Oops({ detail: "packet" }))
+        case "exit":
+          return process.exit(1)
+        case "compute":
+          return computeForEver()
+        case "large":
+          return yield* datagram.reply(new Uint8Array(70_000))
+        case "twice":
+          yield* datagram.reply("one")
+          return yield* datagram.send(datagram.peer, "two")
+        case "worker":
+          return yield* datagram.reply(worker)
+        default:
+          yield* datagram.annotate("text", text)
+          return yield* datagram.reply(`${datagram.truncated ? "cut " : ""}${text.toUpperCase()}`)
+      }
+    })
+)
+
+// ---- tasks
+
 export const square = Handler.portable(import.meta.url, "square", (n: number) => Effect.succeed(n * n))
+
+export const where = Handler.portable(import.meta.url, "where", (_: void) => Effect.succeed(worker))
+
+export const doomed = Handler.portable(
+  import.meta.url,
+  "doomed",
+  (how: "fail" | "die" | "exit" | "compute" | "wait") => {
+    switch (how) {
+      case "fail":
+        return Effect.fail(new Oops({ detail: "task" }))
+      case "die":
+        return Effect.die(new Error("defect"))
+      case "exit":
+        return Effect.sync(() => process.exit(3))
+      case "compute":
+        return Effect.sync(computeForEver)
+      case "wait":
+        return Effect.never
+    }
+  }
+)
