@@ -37,7 +37,6 @@ const environment = ({ local, peer }: Connection.Connection) => ({
   TCPREMOTEPORT: NetAddress.isInetAddress(peer) ? String(peer.port) : undefined,
   TCPLOCALIP: NetAddress.isInetAddress(local) ? NetAddress.formatHost(local) : undefined,
   TCPLOCALPORT: NetAddress.isInetAddress(local) ? String(local.port) : undefined,
-  UNIXLOCALPATH: NetAddress.isUnixPathAddress(local) ? local.path : undefined,
   TCPREMOTEHOST: undefined,
   TCPREMOTEINFO: undefined,
   TCPLOCALHOST: undefined
@@ -54,6 +53,11 @@ const logLines = (bytes: Stream.Stream<Uint8Array, unknown>) =>
     Stream.runForEach((line) => Effect.logDebug(line.replace(/\p{Cc}/gu, "")))
   )
 
+/**
+ * A handler that runs the command. The client's end of input is the process's; the connection closes when the process has
+ * ended, and all who have its output open; the process is killed when the connection is lost. That is noticed by reading and
+ * writing: a client that has sent more than the process reads can be gone for as long as the process does neither.
+ */
 export const exec = (command: string, args: ReadonlyArray<string> = [], options: ExecOptions = {}) => {
   const forceKillAfter = options.killAfter ?? "3 seconds"
 
@@ -122,9 +126,13 @@ export const Exec = (port: number, command: string, args?: ReadonlyArray<string>
     Layer.provide(NodeServices.layer)
   )
 
+class NoCommand extends Data.TaggedError("NoCommand") {
+  override readonly message = "exec: which command? For example: node packages/examples/src/exec.ts bc -q"
+}
+
 if (isMain(import.meta)) {
   const [command, ...args] = process.argv.slice(2)
-  if (command === undefined) run(Effect.fail(new Error("exec: which command? For example: exec.ts bc -q")))
+  if (command === undefined) run(new NoCommand())
   else {
     const LogLevel = Layer.effect(
       References.MinimumLogLevel,

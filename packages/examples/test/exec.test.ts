@@ -1,12 +1,15 @@
 /** Commands as servers: real processes, real sockets. What is waited for is a line, an end, or the end of a process. */
+import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
-import { Server } from "@socketserver/core"
+import { Dispatch, Server } from "@socketserver/core"
+import { NodeTransport } from "@socketserver/node"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Logger, References, Scope } from "effect"
 import { NetAddress } from "effect/net"
 import { spawnSync } from "node:child_process"
 import * as Net from "node:net"
-import { Exec, maxLogged, type ServeOptions } from "../src/exec.ts"
-import { connect, startExample, targetIn, targetOf, withEachClient } from "./utils.ts"
+import { join } from "node:path"
+import { Exec, exec, maxLogged, type ServeOptions } from "../src/exec.ts"
+import { connect, startExample, targetIn, targetOf, temporaryDirectory, withEachClient } from "./utils.ts"
 
 /** A server, what it logs, and how to end it. */
 const serve = Effect.fnUntraced(function*(command: string, args: ReadonlyArray<string>, options?: ServeOptions) {
@@ -284,6 +287,24 @@ describe("exec", () => {
       )
     }))
 
+  it.live("serves a unix socket, too", () =>
+    Effect.gen(function*() {
+      const path = join(yield* temporaryDirectory, "exec.sock")
+      yield* Effect.gen(function*() {
+        const client = yield* connect({ path })
+        assert.deepStrictEqual(yield* client.rest, ["UNIX none"])
+      }).pipe(
+        Effect.scoped,
+        Effect.provide(
+          NodeTransport.unix({ path }).pipe(
+            Dispatch.serial(),
+            Server.serveStream(exec("sh", ["-c", "echo $PROTO ${TCPREMOTEIP-none}"])),
+            Layer.provide(NodeServices.layer)
+          )
+        )
+      )
+    }))
+
   it.live("runs so many processes at a time, and the next when one has ended", () =>
     Effect.gen(function*() {
       const { server, target } = yield* serve("sh", ["-c", "echo $$; cat"], { maxInFlight: 1 })
@@ -312,8 +333,10 @@ describe("exec", () => {
 
     it.live("after the grace sends SIGTERM, and what the process says to that arrives", () =>
       Effect.gen(function*() {
-        const script = "trap 'echo terminated; exit 0' TERM; echo ready; while :; do sleep 1000; done"
-        const { logged, server, target } = yield* serve("sh", ["-c", script])
+        // Not a shell: it would lose a signal that comes while it starts something.
+        const script = `process.on("SIGTERM", () => { console.log("terminated"); process.exit() })
+          console.log("ready"); setInterval(() => {}, 1000)`
+        const { logged, server, target } = yield* serve(process.execPath, ["-e", script])
         const client = yield* connect(target)
         assert.strictEqual(yield* client.line, "ready")
         const pid = yield* pidOf(server)
