@@ -238,7 +238,9 @@ describe("exec", () => {
 
   it.live("does not take a reset for the end of the input", () =>
     Effect.gen(function*() {
-      const { logged, server, target } = yield* serve("sh", ["-c", "cat; echo whole >&2"])
+      const { logged, server, target } = yield* serve("sh", ["-c", "trap '' TERM; cat; echo whole >&2"], {
+        killAfter: "100 millis"
+      })
       const client = yield* dial(target)
       client.write("half")
       yield* Effect.callback<void>((resume) => void client.once("data", () => resume(Effect.void)))
