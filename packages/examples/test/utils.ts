@@ -98,8 +98,11 @@ export const start = (
   }))
 
 /** Starts one of the examples, as a user would. */
-export const startExample = (name: string, env: Readonly<Record<string, string>>) =>
-  start(process.execPath, [fileURLToPath(new URL(`../src/${name}.ts`, import.meta.url))], env)
+export const startExample = (
+  name: string,
+  env: Readonly<Record<string, string>>,
+  args: ReadonlyArray<string> = []
+) => start(process.execPath, [fileURLToPath(new URL(`../src/${name}.ts`, import.meta.url)), ...args], env)
 
 /** Is `command` there, and is it the one that is meant? */
 const installed = (command: string, version: string, expected: string): boolean => {
