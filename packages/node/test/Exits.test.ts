@@ -1,7 +1,7 @@
 /** Exits on their way from a worker: what arrives is what inline handlers would have ended with. */
 import { assert, describe, it } from "@effect/vitest"
 import { ConnectionError, DatagramError } from "@socketserver/core"
-import { Cause, Context, Data, Duration, Effect, Exit, Option, Redacted, Result, Schema } from "effect"
+import { Cause, Context, Data, Duration, Effect, Exit, Option, Redactable, Redacted, Result, Schema } from "effect"
 import { NetAddress } from "effect/net"
 import { Socket } from "effect/socket"
 import { deserialize, serialize } from "node:v8"
@@ -122,19 +122,26 @@ describe("values", () => {
     assert.deepStrictEqual(success(Duration.seconds(1)), Duration.seconds(1).toJSON())
     assert.strictEqual(success(new URL("http://x/")), "http://x/")
     assert.deepStrictEqual(success({ f: () => 1, ok: 1 }).ok, 1)
+    assert.match(success(new Proxy({ a: 1 }, {})), /a: 1/)
+  })
+
+  it("what is to be redacted arrives redacted", () => {
+    const card = { number: "secret", [Redactable.symbolRedactable]: () => ({ number: "***" }) }
+    assert.deepStrictEqual(success([card]), [{ number: "***" }])
     assert.notInclude(JSON.stringify(success({ password: Redacted.make("secret") })), "secret")
   })
 
   it("an instance that turns out not to be cloneable leaves no halves of itself behind", () => {
-    const shared = { deep: [1] }
+    const shared: { list: Array<unknown>; self?: unknown } = { list: [() => 1, 2] }
+    shared.self = shared
     class Handle {
       readonly shared = shared
-      readonly close = () => {}
     }
     const [handle, arrived, again] = success([new Handle(), shared, shared])
     assert.isString(handle)
-    assert.deepStrictEqual(arrived, { deep: [1] })
-    assert.strictEqual(arrived, again)
+    assert.deepStrictEqual(arrived.list, ["[Function (anonymous)]", 2])
+    assert.strictEqual(arrived.self, arrived)
+    assert.strictEqual(again, arrived)
   })
 })
 
@@ -304,6 +311,12 @@ describe("whatever there is", () => {
   const throwing = () => {
     throw new Error("no")
   }
+  const endless = (): object =>
+    new Proxy({}, {
+      get: endless,
+      ownKeys: () => ["a", "b"],
+      getOwnPropertyDescriptor: () => ({ enumerable: true, configurable: true, value: 1 })
+    })
   const deep = (levels: number): unknown => {
     let value: any = {}
     for (let i = 0; i < levels; i++) value = i % 2 === 0 ? { value } : new Error("deep", { cause: value })
@@ -323,6 +336,7 @@ describe("whatever there is", () => {
     () => new Proxy({}, { get: throwing, ownKeys: throwing, getPrototypeOf: throwing, has: throwing }),
     () => new Proxy(new Error("x"), { get: throwing, getPrototypeOf: throwing }),
     () => new Proxy(throwing, { get: throwing }),
+    endless,
     () => Object.create(new Proxy({}, { get: throwing, getPrototypeOf: throwing, has: throwing })),
     () => ({
       get a() {

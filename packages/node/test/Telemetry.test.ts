@@ -255,8 +255,11 @@ describe("metrics", () => {
   })
 
   it("have the attributes that the server adds to all metrics", () => {
-    const snapshot = compare(Context.make(Metric.CurrentMetricAttributes, { a: "of the server", region: "eu" }))
-    assert.deepStrictEqual(snapshot[0]!.attributes, { a: "of the server", region: "eu" })
+    const snapshot = compare(
+      Context.make(Metric.CurrentMetricAttributes, { a: "of the server", b: "too", region: "eu" })
+    )
+    assert.deepStrictEqual(snapshot[0]!.attributes, { a: "of the server", b: "too", region: "eu" })
+    assert.deepStrictEqual(snapshot[1]!.attributes, { a: "of the server", b: "2", region: "eu" })
     assert.strictEqual(snapshot[0]!.description, "a counter")
   })
 
@@ -283,7 +286,7 @@ describe("metrics", () => {
         Array.from({ length: 10 }, (_, i) => i),
         (i) => Metric.update(observed, [i, i * 0.25])
       )
-      for (const now of [0, 2.25, 3, 3.25, 60_002.25, 259_202, 259_200_002.25, 259_200_002.5]) {
+      for (const now of [0, 2.25, 3, 3.25, 60_002.25, 259_202, 259_200_002.25, 259_200_002.5, 1e300]) {
         const [inline, remote] = [1, 2].map(() => Context.add(registryWith(Context.empty()), Clock.Clock, clockAt(0)))
         runInline(inline!, observe)
         runHandler(sides(remote!), observe)
@@ -391,7 +394,7 @@ describe("spans", () => {
       root: true,
       sampled: true
     })
-    const settings = Context.make(References.TracerSpanAnnotations, { region: "eu" }).pipe(
+    const settings = Context.make(References.TracerSpanAnnotations, { region: "eu", zone: 1 }).pipe(
       Context.add(References.TracerSpanLinks, [{ span: other, attributes: {} }])
     )
     compare(Effect.withSpan(Effect.void, "a", { attributes: { region: "us" } }), settings)

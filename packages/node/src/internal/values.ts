@@ -430,7 +430,8 @@ class Decoder {
 }
 
 /** Never throws, whatever the value is. */
-export const encodeValue = (value: unknown): EncodedValue => new Encoder().encode(value)
+export const encodeValue = (value: unknown): EncodedValue =>
+  typeof value === "number" || typeof value === "string" || value === undefined ? value : new Encoder().encode(value)
 
 /** What `encodeValue` took apart, built again. */
 export const decodeValue = (encoded: EncodedValue): any => new Decoder().decode(encoded)
