@@ -202,7 +202,7 @@ const setField = (target: Record<string, unknown>, key: string, value: unknown):
   else target[key] = value
 }
 
-const getOr = <A>(orElse: A, object: any, key: string): unknown => {
+const getOr = (orElse: unknown, object: any, key: string): unknown => {
   try {
     return object[key]
   } catch {
@@ -232,7 +232,7 @@ const encodeBuffer = (buffer: ArrayBufferLike): ArrayBuffer => {
   if (types.isSharedArrayBuffer(buffer)) return new Uint8Array(buffer).slice().buffer
   // One that was transferred away throws here, instead of in the clone.
   buffer.slice(0, 0)
-  return buffer as ArrayBuffer
+  return buffer
 }
 
 /** Thrown while the fields of a class instance are walked through: the instance has something that cannot be cloned. */
@@ -430,7 +430,8 @@ class Decoder {
 }
 
 /** Never throws, whatever the value is. */
-export const encodeValue = (value: unknown): EncodedValue => new Encoder().encode(value)
+export const encodeValue = (value: unknown): EncodedValue =>
+  typeof value === "number" || typeof value === "string" || value === undefined ? value : new Encoder().encode(value)
 
 /** What `encodeValue` took apart, built again. */
 export const decodeValue = (encoded: EncodedValue): any => new Decoder().decode(encoded)
