@@ -136,6 +136,8 @@ export interface HostedConnection {
   readonly drain: () => void
   /** Ends the waiting read, and all later ones, with `Timeout`. */
   readonly timeOut: () => void
+  /** Hands over what was written and waits for more. */
+  readonly flush: () => void
   readonly close: () => void
   readonly destroy: (reset: boolean) => void
   readonly state: () => ConnectionState

@@ -332,8 +332,9 @@ for (const kind of kinds) {
     it.live("that computes for ever is stopped within its `timeout` and 100 ms", () =>
       Effect.gen(function*() {
         const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "300 millis" })
-        const client = yield* visit("echo begun", "compute")
+        const client = yield* visit("echo begun")
         assert.strictEqual(yield* client.readLine, "begun")
+        yield* client.write("compute\n")
         const begun = performance.now()
         yield* Effect.ignore(client.closed)
         assert.isBelow(performance.now() - begun, 400)
@@ -359,8 +360,9 @@ for (const kind of kinds) {
     it.live("that does not hear of an interruption is killed", () =>
       Effect.gen(function*() {
         const { reasons, server, visit, workers } = yield* serve({ kind, maxWorkers: 1 })
-        const client = yield* visit("echo begun", "compute")
+        const client = yield* visit("echo begun")
         assert.strictEqual(yield* client.readLine, "begun")
+        yield* client.write("compute\n")
         const [info] = yield* server.connections.list
         yield* server.connections.close(info!.id)
         yield* Effect.ignore(client.closed)
@@ -464,8 +466,10 @@ for (const kind of kinds) {
         const { server, visit } = yield* Scope.provide(serve({ kind, maxWorkers: 3 }), scope)
         const pids: Array<number> = []
         for (const command of ["stay", "compute"]) {
-          const client = yield* visit("worker", command)
+          const client = yield* visit("worker")
           pids.push(Number((yield* client.readLine).split("/")[0]))
+          yield* client.write(`${command}\n`)
+          if (command === "stay") assert.strictEqual(yield* client.readLine, "staying")
         }
         const report = yield* server.drain({ grace: "20 millis", kill: "20 millis" })
         assert.strictEqual(report.killed, 2)

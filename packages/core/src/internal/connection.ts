@@ -336,7 +336,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   /** Hands over what was written later; `false` where the output is above its high-water mark then. */
-  private flush(): boolean {
+  flush(): boolean {
     const { batch } = this
     if (batch === undefined) return true
     this.batch = undefined

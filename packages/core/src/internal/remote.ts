@@ -45,6 +45,7 @@ export const hostConnection: typeof HostConnection = (options) => {
       connection.startDrain()
     },
     timeOut: () => connection.timeOut(),
+    flush: () => void connection.flush(),
     close: () => connection.closeNow(),
     destroy: (reset) => connection.destroyNow(reset),
     state: () => ({ lost: connection.lost, drained: connection.drained, timedOut: connection.wasTimedOut }),

@@ -1,6 +1,5 @@
 /** Node's addresses as `NetAddress` values. */
 import * as NetAddress from "effect/net/NetAddress"
-import * as Result from "effect/Result"
 import { networkInterfaces } from "node:os"
 
 /** A unix client that did not bind a path of its own. */
@@ -26,24 +25,4 @@ const scopeIds = (): ReadonlyMap<string, number> => {
     }
   }
   return ids
-}
-
-/** An address as data that can be cloned. */
-export type EncodedAddress =
-  | { readonly ip: string; readonly port: number; readonly scopeId: number }
-  | { readonly path: string }
-
-export const encodeAddress = (address: NetAddress.SocketAddress): EncodedAddress =>
-  NetAddress.isUnixPathAddress(address) ? { path: address.path } : {
-    ip: NetAddress.formatIp(address.address),
-    port: address.port,
-    scopeId: NetAddress.isInetAddressV6(address) ? address.scopeId : 0
-  }
-
-export const decodeAddress = (encoded: EncodedAddress): NetAddress.SocketAddress => {
-  if ("path" in encoded) return NetAddress.unixPathAddress(encoded.path)
-  const address = NetAddress.ipFromStringUnsafe(encoded.ip)
-  return NetAddress.isIpv4Address(address)
-    ? NetAddress.inetAddressUnsafe(address, encoded.port)
-    : Result.getOrThrow(NetAddress.inetAddressV6(address, encoded.port, { scopeId: encoded.scopeId }))
 }

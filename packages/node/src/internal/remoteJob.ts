@@ -17,13 +17,13 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
-import { decodeAddress, encodeAddress } from "./address.ts"
 import { decodeExit, encodeExit } from "./exits.ts"
 import { RemoteWire } from "./remoteWire.ts"
 import { encodeSpan } from "./telemetry.ts"
+import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
 import { failureOf, type Job, type Pool, type PooledWorker } from "./workerPool.ts"
-import { type FromWorker, inputWindow } from "./workerProtocol.ts"
+import { decodeFailure, encodeFailure, type FromWorker, inputWindow } from "./workerProtocol.ts"
 
 /** How long a handler whose time is up may take to heed its interruption, before its worker is killed. */
 const heedingTime = 50
@@ -52,7 +52,7 @@ export const runRemotely = (assignment: Assignment): Effect.Effect<unknown, unkn
 
 class RemoteJob implements Job {
   private readonly assignment: Assignment
-  private readonly context: Context.Context<never>
+  readonly context: Context.Context<never>
   private readonly onEnd: (exit: Exit.Exit<unknown, unknown>) => void
   private readonly id: number
   private readonly leave: (() => void) | undefined
@@ -80,7 +80,6 @@ class RemoteJob implements Job {
     this.onEnd = onEnd
     const { pool } = assignment
     this.id = pool.nextJob()
-    pool.contexts.set(this.id, context)
     this.leave = pool.request({
       begin: (worker) => this.begin(worker),
       fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
@@ -94,10 +93,9 @@ class RemoteJob implements Job {
   // ---- to the worker
 
   private begin(worker: PooledWorker): void {
-    const { handler, pool, timeout } = this.assignment
+    const { handler, pool } = this.assignment
     this.worker = worker
     worker.begin(this.id, this)
-    if (timeout !== undefined) this.timer = setTimeout(() => this.overrun(), Duration.toMillis(timeout))
     const index = pool.register(handler)
     worker.whenLoaded(index, (outcome) => {
       if (this.ended) return
@@ -109,7 +107,8 @@ class RemoteJob implements Job {
 
   private send(worker: PooledWorker, handler: number): void {
     this.running = true
-    const { pool, request } = this.assignment
+    const { pool, request, timeout } = this.assignment
+    if (timeout !== undefined) this.timer = setTimeout(() => this.overrun(), Duration.toMillis(timeout))
     const message = {
       _tag: "Run" as const,
       id: this.id,
@@ -123,21 +122,21 @@ class RemoteJob implements Job {
     }
     switch (request._tag) {
       case "Task":
-        return worker.post({ ...message, subject: request })
+        return worker.post({ ...message, subject: { _tag: "Task", input: encodeValue(request.input) } })
       case "Datagram": {
         const { local, payload, peer, truncated } = request.datagram
         this.watchDrain(request.datagram.draining)
         return worker.post({
           ...message,
-          subject: { _tag: "Datagram", peer: encodeAddress(peer), local: encodeAddress(local), payload, truncated }
+          subject: { _tag: "Datagram", peer: encodeValue(peer), local: encodeValue(local), payload, truncated }
         })
       }
       case "Connection": {
         const { connection, idleMillis, replaceWire, wire } = request
         const subject = {
           _tag: "Connection" as const,
-          peer: encodeAddress(connection.peer),
-          local: encodeAddress(connection.local),
+          peer: encodeValue(connection.peer),
+          local: encodeValue(connection.local),
           allowHalfOpen: true,
           idleMillis
         }
@@ -181,9 +180,11 @@ class RemoteJob implements Job {
         if (this.ended) this.worker!.forget(this.id)
         return
       case "SocketLost":
-        return this.wire!.lost(message.failure)
+        return this.wire!.lost(decodeFailure(message.failure))
       case "Annotate":
-        if (request._tag !== "Task") Effect.runSync(subjectOf(request).annotate(message.key, message.value))
+        if (request._tag !== "Task") {
+          Effect.runSync(subjectOf(request).annotate(message.key, decodeValue(message.value)))
+        }
         return
       case "Send":
         return this.sendPacket(message, (request as RemoteDatagram).datagram)
@@ -240,7 +241,7 @@ class RemoteJob implements Job {
   }
 
   private sendPacket({ call, payload, to }: Extract<FromWorker, { readonly _tag: "Send" }>, datagram: Datagram): void {
-    const sent = to === undefined ? datagram.reply(payload) : datagram.send(decodeAddress(to), payload)
+    const sent = to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload)
     Effect.runForkWith(this.context)(Effect.map(
       Effect.exit(sent),
       (exit) => this.worker!.post({ _tag: "Sent", id: this.id, call, exit: encodeExit(exit) })
@@ -261,7 +262,7 @@ class RemoteJob implements Job {
           if (reason !== undefined && Cause.isFailReason(reason)) request.own(reason.error as object)
         }
       }
-      request.ended(state!)
+      request.ended({ ...state!, lost: state!.lost && decodeFailure(state!.lost) })
       this.wire?.counted(bytesRead, bytesWritten)
     }
     this.finish(decoded)
@@ -280,8 +281,8 @@ class RemoteJob implements Job {
     clearTimeout(this.timer)
     this.hearing?.()
     for (const helper of this.helpers) helper.interruptUnsafe()
-    const { pool, timeout } = this.assignment
-    pool.contexts.delete(this.id)
+    const { timeout } = this.assignment
+    this.worker?.receiver.requestEnded(this.id, exit)
     this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)
     this.end.openUnsafe()
     const { worker } = this
@@ -294,7 +295,6 @@ class RemoteJob implements Job {
   private overrun(): void {
     this.timedOut = true
     const worker = this.worker!
-    if (!this.running) return this.finish(Exit.void)
     worker.post({ _tag: "Interrupt", id: this.id })
     this.timer = setTimeout(
       () => worker.kill(new Error(`the worker was killed: a request overran its time`)),
@@ -322,6 +322,6 @@ const failureIn = (cause: Cause.Cause<ConnectionError | Cause.Done>): WireFailur
   const [reason] = cause.reasons
   const error = reason !== undefined && Cause.isFailReason(reason) ? reason.error : undefined
   return error?._tag === "ConnectionError" && error.reason._tag === "Failed"
-    ? { _tag: "Failed", cause: String(error.reason.cause) }
+    ? encodeFailure({ _tag: "Failed", cause: error.reason.cause })
     : { _tag: "Reset" }
 }

@@ -10,8 +10,6 @@ export interface HandleOptions {
   readonly env: Readonly<Record<string, string | undefined>> | undefined
   readonly execArgv: ReadonlyArray<string> | undefined
   readonly resourceLimits: ResourceLimits | undefined
-  /** What the worker is told at its start. */
-  readonly settings: unknown
 }
 
 /**
@@ -54,7 +52,6 @@ let movesToThreads = true
 
 const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
   const worker = new Worker(main, {
-    workerData: options.settings,
     ...defined({
       env: options.env === undefined ? undefined : { ...options.env } as NodeJS.ProcessEnv,
       execArgv: options.execArgv === undefined ? undefined : [...options.execArgv],
@@ -86,7 +83,7 @@ const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): Work
 
 const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
   const { env, execArgv = process.execArgv, resourceLimits } = options
-  const child = ChildProcess.fork(main, [JSON.stringify(options.settings)], {
+  const child = ChildProcess.fork(main, [], {
     env: { ...env ?? process.env },
     execArgv: [...execArgv, ...heapFlags(resourceLimits)],
     serialization: "advanced",

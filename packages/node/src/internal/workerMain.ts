@@ -5,7 +5,7 @@
 import type { Datagram } from "@socketserver/core/Datagram"
 import type { DatagramError } from "@socketserver/core/DatagramError"
 import { isPortable, type Portable } from "@socketserver/core/Handler"
-import type { Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { Wire } from "@socketserver/core/StreamTransport"
 import { hostConnection, type HostedConnection } from "@socketserver/core/WorkerDispatch"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
@@ -16,13 +16,13 @@ import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import { Socket } from "node:net"
-import { parentPort, Worker, workerData } from "node:worker_threads"
-import { decodeAddress, encodeAddress } from "./address.ts"
+import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
 import { PortWire } from "./portWire.ts"
-import { CurrentRequest, makeReporter, spanContext } from "./telemetry.ts"
+import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
+import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
-import type { FromWorker, Subject, ToWorker } from "./workerProtocol.ts"
+import { decodeFailure, encodeFailure, type FromWorker, type Subject, type ToWorker } from "./workerProtocol.ts"
 
 type Run = Extract<ToWorker, { readonly _tag: "Run" }>
 type SubjectOf<Tag extends Subject["_tag"]> = Extract<Subject, { readonly _tag: Tag }>
@@ -31,14 +31,7 @@ const post: (message: FromWorker) => void = parentPort === null
   ? (message) => void process.send!(message)
   : (message) => parentPort!.postMessage(message)
 
-interface Settings {
-  readonly minimumLogLevel: string
-  readonly tracing: boolean
-}
-const settings: Settings = parentPort === null
-  ? JSON.parse(process.argv[2]!)
-  : workerData as Settings
-const reporter = makeReporter(settings as any, (report) => post({ _tag: "Report", report }))
+let reporter: Reporter
 
 interface Loaded {
   readonly portable: Portable<any, unknown, unknown, unknown>
@@ -67,10 +60,7 @@ class Job {
   run({ handler, request, span, subject }: Run, socket: Socket | undefined): void {
     const { context, portable } = handlers.get(handler)!
     const input = this.makeInput(subject, request, socket)
-    const own = Context.merge(
-      Context.merge(context, span === undefined ? Context.empty() : spanContext(span)),
-      Context.make(CurrentRequest, this.id)
-    )
+    const own = Context.merge(context, reporter.spanContext(span, this.id)).pipe(Context.add(CurrentRequest, this.id))
     this.fiber = Effect.runForkWith(own)(
       Effect.scoped(Effect.suspend(() => portable.handle(input))) as Effect.Effect<unknown, unknown>
     )
@@ -80,7 +70,7 @@ class Job {
   private makeInput(subject: Subject, request: number, socket: Socket | undefined): unknown {
     switch (subject._tag) {
       case "Task":
-        return subject.input
+        return decodeValue(subject.input)
       case "Datagram":
         return this.makeDatagram(subject, request)
       case "Connection": {
@@ -99,8 +89,8 @@ class Job {
 
   private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
     const { allowHalfOpen, transfer } = subject
-    const peer = decodeAddress(subject.peer)
-    const local = decodeAddress(subject.local)
+    const peer = decodeValue(subject.peer)
+    const local = decodeValue(subject.local)
     if (transfer === "socket" && socket !== undefined) {
       // What is passed to a process forgets this.
       socket.allowHalfOpen = allowHalfOpen
@@ -113,7 +103,7 @@ class Job {
   }
 
   private readonly annotate = (key: string, value: unknown): void => {
-    post({ _tag: "Annotate", id: this.id, key, value: cloneable(value) })
+    post({ _tag: "Annotate", id: this.id, key, value: encodeValue(value) })
   }
 
   private makeDatagram({ local, payload, peer, truncated }: SubjectOf<"Datagram">, request: number): Datagram {
@@ -121,12 +111,12 @@ class Job {
       Effect.callback<void, DatagramError>((resume) => {
         const call = ++this.lastCall
         this.calls.set(call, resume)
-        post({ _tag: "Send", id: this.id, call, to: to === undefined ? undefined : encodeAddress(to), payload })
+        post({ _tag: "Send", id: this.id, call, to: to === undefined ? undefined : encodeValue(to), payload })
       })
     return {
       id: request,
-      peer: decodeAddress(peer),
-      local: decodeAddress(local),
+      peer: decodeValue(peer),
+      local: decodeValue(local),
       payload,
       truncated,
       reply: (payload) => send(undefined, payload),
@@ -153,7 +143,7 @@ class Job {
       case "InputEnd":
         return this.port?.ended()
       case "Lost":
-        return this.port?.lost(message.failure)
+        return this.port?.lost(decodeFailure(message.failure))
       case "Written":
         return this.port?.written(message.length)
       case "Write":
@@ -183,13 +173,15 @@ class Job {
         if (Cause.isFailReason(reason) && hosted.owns(reason.error)) own.push(index)
       })
     }
+    // What the handler has written comes before its end.
+    hosted?.flush()
     reporter.flush()
     post({
       _tag: "Result",
       id: this.id,
       exit: encodeExit(exit, error),
       own,
-      state: hosted?.state(),
+      state: hosted && stateOf(hosted),
       bytesRead: hosted?.wire.bytesRead ?? 0,
       bytesWritten: hosted?.wire.bytesWritten ?? 0
     })
@@ -202,23 +194,16 @@ class Job {
     this.released = true
     if (this.port !== undefined) return
     const { lost } = this.hosted!.state()
-    if (lost !== undefined) post({ _tag: "SocketLost", id: this.id, failure: failureOf(lost) })
+    if (lost !== undefined) post({ _tag: "SocketLost", id: this.id, failure: encodeFailure(lost) })
     const { bytesRead, bytesWritten } = this.hosted!.wire
     post({ _tag: "Released", id: this.id, bytesRead, bytesWritten })
     if (this.ended) jobs.delete(this.id)
   }
 }
 
-const failureOf = (failure: WireFailure): WireFailure =>
-  failure._tag === "Reset" ? failure : { _tag: "Failed", cause: cloneable(failure.cause) }
-
-/** A value as it is, if it can be cloned, else what it says of itself. */
-const cloneable = (value: unknown): unknown => {
-  try {
-    return structuredClone(value)
-  } catch {
-    return String(value)
-  }
+const stateOf = (hosted: HostedConnection) => {
+  const state = hosted.state()
+  return { ...state, lost: state.lost && encodeFailure(state.lost) }
 }
 
 const load = ({ handler, module, name }: Extract<ToWorker, { readonly _tag: "Load" }>) =>
@@ -259,6 +244,9 @@ const stop = () =>
 
 const receive = (message: ToWorker, handle?: unknown): void => {
   switch (message._tag) {
+    case "Init":
+      reporter = makeReporter(message.reporter, (report) => post({ _tag: "Report", report }))
+      return
     case "Load":
       load(message)
       return

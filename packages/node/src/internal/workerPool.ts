@@ -12,6 +12,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { decodeExit } from "./exits.ts"
+import { makeReceiver, type Receiver, type ReporterOptions } from "./telemetry.ts"
 import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
 import type { FromWorker, LoadOutcome, ToWorker } from "./workerProtocol.ts"
 
@@ -30,10 +31,13 @@ export interface PoolOptions extends HandleOptions {
   readonly minWorkers: number
   readonly concurrency: number
   readonly recycleAfter: number
+  readonly reporter: ReporterOptions
 }
 
 /** What a worker does for somebody. */
 export interface Job {
+  /** What it runs with here, for its logs, metrics and spans. */
+  readonly context: Context.Context<never>
   readonly receive: (message: FromWorker) => void
   /** The worker is gone. */
   readonly crashed: (cause: Error) => void
@@ -55,6 +59,7 @@ export class PooledWorker {
   state: "starting" | "ready" | "retiring" | "ended" = "starting"
   /** Why it is being ended, where that is our doing. */
   ending: { readonly how: "Stopped" | "Recycled" | "Killed"; readonly cause: Error } | undefined
+  readonly receiver: Receiver
   private handle: WorkerHandle
   private timer: NodeJS.Timeout | undefined
   /** What has become of the handlers that it was told to load. */
@@ -64,6 +69,7 @@ export class PooledWorker {
   constructor(pool: Pool, number: number) {
     this.pool = pool
     this.number = number
+    this.receiver = pool.receiverFor(this.jobs)
     this.handle = spawn(pool.options, {
       onMessage: (message) => this.receive(message),
       onEnd: (cause) => this.onEnd(cause)
@@ -81,6 +87,7 @@ export class PooledWorker {
   private receive(message: FromWorker): void {
     switch (message._tag) {
       case "Started": {
+        this.post({ _tag: "Init", reporter: this.pool.options.reporter })
         const { required } = this.pool
         if (required.size === 0) return this.becomeReady()
         let missing = required.size
@@ -100,7 +107,7 @@ export class PooledWorker {
         return
       }
       case "Report":
-        return this.pool.onReport(message.report)
+        return this.receiver.receive(message.report)
       default:
         this.jobs.get(message.id)?.receive(message)
     }
@@ -183,6 +190,7 @@ export class PooledWorker {
     this.state = "ended"
     for (const job of [...this.jobs.values()]) job.crashed(this.ending?.cause ?? cause)
     this.jobs.clear()
+    this.receiver.requestEnded(undefined, Exit.die(cause))
     this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
   }
 }
@@ -217,9 +225,8 @@ export class Pool {
   /** All that were ever asked for; the required ones a worker must have before it takes any work. */
   readonly handlers: Array<HandlerName> = []
   readonly required = new Set<number>()
-  /** What the jobs under way run with, for their logs, metrics and spans. */
-  readonly contexts = new Map<number, Context.Context<never>>()
-  readonly onReport: (report: Extract<FromWorker, { readonly _tag: "Report" }>["report"]) => void
+  /** What the pool itself runs with. */
+  private readonly context: Context.Context<never>
   /** Who wants to know what becomes of the workers. */
   readonly listeners = new Set<(event: () => WorkerEvent) => void>()
   private readonly workers = new Set<PooledWorker>()
@@ -235,12 +242,14 @@ export class Pool {
   private retry: NodeJS.Timeout | undefined
   private readonly starts = new Set<(exit: Exit.Exit<void, unknown>) => void>()
 
-  constructor(
-    options: PoolOptions,
-    onReport: Pool["onReport"]
-  ) {
+  constructor(options: PoolOptions, context: Context.Context<never>) {
     this.options = options
-    this.onReport = onReport
+    this.context = context
+  }
+
+  /** Takes what a worker reports of its jobs, and of itself. */
+  receiverFor(jobs: ReadonlyMap<number, Job>): Receiver {
+    return makeReceiver((id) => (id === undefined ? undefined : jobs.get(id))?.context ?? this.context)
   }
 
   private publish(event: () => WorkerEvent): void {

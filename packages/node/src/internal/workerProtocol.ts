@@ -4,9 +4,9 @@
  */
 import type { WireFailure } from "@socketserver/core/StreamTransport"
 import type { ConnectionState } from "@socketserver/core/WorkerDispatch"
-import type { EncodedAddress } from "./address.ts"
 import type { EncodedExit } from "./exits.ts"
-import type { EncodedSpan, Report } from "./telemetry.ts"
+import type { EncodedSpan, Report, ReporterOptions } from "./telemetry.ts"
+import { decodeValue, type EncodedValue, encodeValue } from "./values.ts"
 
 /** How much input may be on its way from a pool to a worker, for one connection. */
 export const inputWindow = 262_144
@@ -17,8 +17,8 @@ export const outputWindow = 65_536
 export type Subject =
   | {
     readonly _tag: "Connection"
-    readonly peer: EncodedAddress
-    readonly local: EncodedAddress
+    readonly peer: EncodedValue
+    readonly local: EncodedValue
     /** Does the socket come along, or only its bytes? */
     readonly transfer: "socket" | "bytes"
     readonly allowHalfOpen: boolean
@@ -26,14 +26,16 @@ export type Subject =
   }
   | {
     readonly _tag: "Datagram"
-    readonly peer: EncodedAddress
-    readonly local: EncodedAddress
+    readonly peer: EncodedValue
+    readonly local: EncodedValue
     readonly payload: Uint8Array
     readonly truncated: boolean
   }
-  | { readonly _tag: "Task"; readonly input: unknown }
+  | { readonly _tag: "Task"; readonly input: EncodedValue }
 
 export type ToWorker =
+  /** The answer to `Started`. */
+  | { readonly _tag: "Init"; readonly reporter: ReporterOptions }
   | { readonly _tag: "Load"; readonly handler: number; readonly module: string; readonly name: string }
   | {
     readonly _tag: "Run"
@@ -79,7 +81,7 @@ export type FromWorker =
   }
   /** The interruption has been heard: the handler's finalizers run. */
   | { readonly _tag: "Interrupting"; readonly id: number }
-  | { readonly _tag: "Annotate"; readonly id: number; readonly key: string; readonly value: unknown }
+  | { readonly _tag: "Annotate"; readonly id: number; readonly key: string; readonly value: EncodedValue }
   | { readonly _tag: "Idle"; readonly id: number }
   | { readonly _tag: "Report"; readonly report: Report }
   // From a connection.
@@ -96,9 +98,15 @@ export type FromWorker =
     readonly _tag: "Send"
     readonly id: number
     readonly call: number
-    readonly to: EncodedAddress | undefined
+    readonly to: EncodedValue | undefined
     readonly payload: Uint8Array | string
   }
+
+export const encodeFailure = (failure: WireFailure): WireFailure =>
+  failure._tag === "Reset" ? failure : { _tag: "Failed", cause: encodeValue(failure.cause) }
+
+export const decodeFailure = (failure: WireFailure): WireFailure =>
+  failure._tag === "Reset" ? failure : { _tag: "Failed", cause: decodeValue(failure.cause) }
 
 export type LoadOutcome =
   | { readonly _tag: "Ready" }

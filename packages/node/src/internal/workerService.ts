@@ -13,7 +13,7 @@ import { availableParallelism } from "node:os"
 import type { WorkerOptions, WorkerPool } from "../WorkerPool.ts"
 import { checkInteger, invalid } from "./options.ts"
 import { runRemotely } from "./remoteJob.ts"
-import { makeReceiver, reporterSettings } from "./telemetry.ts"
+import { reporterOptions } from "./telemetry.ts"
 import { Pool } from "./workerPool.ts"
 
 const most = Number.MAX_SAFE_INTEGER
@@ -32,7 +32,7 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
   const maxWaiting = options.queue?.max ?? 1_024
 
   const context = yield* Effect.context<never>()
-  const pool: Pool = new Pool(
+  const pool = new Pool(
     {
       kind: options.kind,
       maxWorkers,
@@ -42,9 +42,9 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
       env: options.env,
       execArgv: options.execArgv,
       resourceLimits: options.resourceLimits,
-      settings: reporterSettings(context)
+      reporter: reporterOptions(context)
     },
-    makeReceiver((job) => (job === undefined ? undefined : pool.contexts.get(job)) ?? context)
+    context
   )
   yield* Effect.addFinalizer(() => pool.close)
   const events = yield* PubSub.sliding<WorkerEvent>(1_024)
