@@ -14,7 +14,7 @@ import type { DatagramError } from "./DatagramError.ts"
  * How a connection ended.
  *
  * - `Completed`: the handler returned, or let end of input (`Cause.Done`) end it
- * - `PeerReset`: the peer reset the connection
+ * - `PeerReset`: the peer reset the connection, or was gone as `interruptOnDisconnect` means it
  * - `IdleTimeout`: the handler waited for longer than `idleTimeout` on a silent peer
  * - `HandshakeFailed`: TLS or another handshake did not succeed
  * - `Refused`: an admission policy or a full queue turned the client away; `policy` names it

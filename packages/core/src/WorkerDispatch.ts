@@ -57,6 +57,8 @@ export interface RemoteConnection {
   /** The transport's half of the connection: whoever can carry it elsewhere takes it, and leaves another with `replaceWire`. */
   readonly wire: Wire
   readonly replaceWire: (wire: Wire) => void
+  /** Is its disappearance to be noticed while the handler does not read? Then this is to be called where its bytes stay here. */
+  readonly watch: (() => void) | undefined
   /** After how many milliseconds of silence the handler's read ends, if it does: the worker watches. */
   readonly idleMillis: number | undefined
   /** The worker has found the connection idle for so long: runs what the server has for that. */
@@ -155,6 +157,9 @@ export const hostConnection: (options: {
   readonly id: number
   readonly wire: Wire
   readonly idleMillis: number | undefined
+  /** Is the peer's disappearance to be noticed while the handler does not read? */
+  readonly watch: boolean
+  readonly onGone: (how: "end" | "reset") => void
   /** A read has waited for so long. */
   readonly onIdle: () => void
   readonly onAnnotate: (key: string, value: unknown) => void

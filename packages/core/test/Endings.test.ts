@@ -396,3 +396,69 @@ describe("close reasons", () => {
       assert.strictEqual(stats.accepted, stats.open + Object.values(stats.closed).reduce((a, b) => a + b, 0))
     }))
 })
+
+describe("interruptOnDisconnect", () => {
+  const busy = (interrupted: Array<number>) => (connection: Connection.Connection) =>
+    Effect.onInterrupt(Effect.never, () => Effect.sync(() => interrupted.push(connection.id)))
+  const ends = {
+    reset: (client: Connection.Connection) => client.reset,
+    end: (client: Connection.Connection) => client.end
+  }
+
+  for (
+    const [option, client, reason] of [
+      ["reset", "reset", "PeerReset"],
+      ["end", "reset", "PeerReset"],
+      ["end", "end", "PeerReset"],
+      ["reset", "end", undefined],
+      [undefined, "reset", undefined],
+      [undefined, "end", undefined]
+    ] as const
+  ) {
+    it.effect(`${option ?? "left out"}: a ${client} ${reason === undefined ? "leaves a handler be" : "ends a handler"} that does not read`, () =>
+      Effect.gen(function*() {
+        const interrupted: Array<number> = []
+        const server = yield* start(busy(interrupted), {
+          interruptOnDisconnect: option,
+          shutdown: { grace: 0 }
+        })
+        yield* Effect.flatMap(MemoryTransport.connect(server.address), ends[client])
+        yield* settle
+        assert.deepStrictEqual(interrupted, reason === undefined ? [] : [1])
+        assert.deepStrictEqual((yield* server.stats).closed, reason === undefined ? {} : { [reason]: 1 })
+      }))
+  }
+
+  it.effect("takes a client that is gone out of the line", () =>
+    Effect.gen(function*() {
+      const server = yield* Layer.build(
+        MemoryTransport.stream().pipe(
+          Dispatch.serial(),
+          Server.serveStream(() => Effect.never, { interruptOnDisconnect: "reset", shutdown: { grace: 0 } })
+        )
+      ).pipe(Effect.map(Context.get(Server.Server)))
+      yield* MemoryTransport.connect(server.address)
+      const waiting = yield* MemoryTransport.connect(server.address)
+      yield* settle
+      assert.strictEqual((yield* server.stats).queued, 1)
+      yield* waiting.reset
+      yield* settle
+      assert.deepStrictEqual([(yield* server.stats).queued, (yield* server.stats).closed], [0, { PeerReset: 1 }])
+    }))
+
+  it.effect("loses no input that was read ahead", () =>
+    Effect.gen(function*() {
+      const server = yield* start(
+        (connection) => Effect.andThen(settle, Stream.run(connection.bytes, connection.sink)),
+        {
+          interruptOnDisconnect: "reset"
+        }
+      )
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("early ")
+      yield* settle
+      yield* client.write("and late")
+      yield* client.end
+      assert.strictEqual(new TextDecoder().decode(yield* client.readAll()), "early and late")
+    }))
+})

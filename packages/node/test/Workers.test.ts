@@ -62,6 +62,7 @@ const serveAt = Effect.fnUntraced(function*<E = handlers.Oops, ELayer = never>(
       NodeDispatch.workerPerRequest(options),
       Server.serveStream(handler, {
         onError: (cause) => Effect.sync(() => causes.push(cause)),
+        shutdown: { grace: "100 millis" },
         ...serverOptions
       })
     )),
@@ -154,6 +155,7 @@ for (const kind of kinds) {
             const client = yield* visit("echo begun", command)
             if (command !== "reset") assert.strictEqual(yield* client.readLine, "begun")
             yield* Effect.ignore(client.closed)
+            yield* client.end
             yield* ended(server)
           }
           const [fail, die, interrupt, tooLong, reset] = reasons()
@@ -194,7 +196,7 @@ for (const kind of kinds) {
           const half = yield* visit("echo here")
           yield* half.readLine
           yield* half.write("echo the rest of the ")
-          const draining = yield* Effect.forkChild(server.drain(), { startImmediately: true })
+          const draining = yield* Effect.forkChild(server.drain({ grace: "15 seconds" }), { startImmediately: true })
           assert.strictEqual(yield* idle.closed, "Ended")
           assert.strictEqual(yield* told.readLine, "draining")
           yield* half.write("line\n")
@@ -240,6 +242,18 @@ for (const kind of kinds) {
           assert.strictEqual(yield* client.readLine, "interrupted")
           yield* ended(server)
           assert.deepStrictEqual(reasons(), [{ _tag: "Killed" }])
+        }))
+
+      it.live("is interrupted when its client is gone, if that is asked for", () =>
+        Effect.gen(function*() {
+          const { reasons, server, visit } = yield* serveAt(yield* place, { kind, maxWorkers: 1 }, undefined, {
+            interruptOnDisconnect: name === "tcp" ? "reset" : "end"
+          })
+          const client = yield* visit("wait")
+          assert.strictEqual(yield* client.readLine, "waiting")
+          yield* name === "tcp" ? client.reset : client.end
+          yield* ended(server)
+          assert.deepStrictEqual(reasons(), [{ _tag: "PeerReset" }])
         }))
 
       it.live("gives `onError` a connection that can still be written to", () =>
@@ -372,7 +386,7 @@ for (const kind of kinds) {
       }))
   })
 
-  describe(`a pool of ${kind}s`, () => {
+  describe(kind === "thread" ? "a pool of threads" : "a pool of processes", () => {
     it.live("replaces a worker after `recycleAfter` requests", () =>
       Effect.gen(function*() {
         const { server, visit, workers } = yield* serve({ kind, maxWorkers: 1, recycleAfter: 1 })
@@ -398,7 +412,7 @@ for (const kind of kinds) {
         yield* until("one waits", Effect.map(server.stats, ({ queued }) => queued === 1))
         const refused = yield* visit("echo never")
         yield* Effect.ignore(refused.closed)
-        assert.deepStrictEqual((yield* server.stats).refused, { queue: 1 })
+        yield* until("one is refused", Effect.map(server.stats, ({ refused }) => refused.queue === 1))
         assert.deepStrictEqual(yield* Effect.map(workers, ({ busy, idle }) => [busy, idle]), [2, 0])
         yield* busy[0]!.reset
         const [first] = yield* server.connections.list

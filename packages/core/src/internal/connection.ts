@@ -46,6 +46,8 @@ const lend = (connection: ConnectionImpl): void => {
 export interface Owner {
   /** Opens when the owner drains. */
   readonly draining: Latch.Latch
+  /** The peer has finished sending, or the connection is lost; told once the reads know. */
+  readonly onGone?: ((how: "end" | "reset") => void) | undefined
   readonly onReleased: () => void
 }
 
@@ -141,12 +143,14 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   onEnd(): void {
     this.ended = true
     this.recheckRead()
+    this.owner.onGone?.("end")
   }
 
   onError(failure: WireFailure): void {
     this.lost = failure
     this.recheckRead()
     this.wakeWriters()
+    this.owner.onGone?.("reset")
   }
 
   onDrain(): void {
@@ -479,6 +483,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   get wasTimedOut(): boolean {
     return this.timedOut
+  }
+
+  /** Reads ahead from now on, so that the peer's end is noticed while nobody reads. */
+  watch(): void {
+    if (this.flowing || this.released) return
+    this.flowing = true
+    this.wire.resume()
   }
 
   /** The handler runs in a worker from now on, where its silence is watched. */

@@ -119,6 +119,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       this.subject.trackActivity(this.server.now)
       this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle(idleMillis))
     }
+    if (this.interruptOn !== undefined && this.server.config.workers === undefined) this.subject.watch()
     super.begin()
   }
 
@@ -143,6 +144,17 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     )
   }
 
+  // ---- the peer's disappearance
+
+  private get interruptOn(): "reset" | "end" | undefined {
+    return this.server.config.options.interruptOnDisconnect
+  }
+
+  onGone(how: "end" | "reset"): void {
+    const { interruptOn } = this
+    if (interruptOn === "end" || (interruptOn === "reset" && how === "reset")) this.endWith(CloseReason.PeerReset)
+  }
+
   // ---- its way to a worker
 
   get remote(): RemoteConnection {
@@ -157,6 +169,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
         wire.start(subject)
       },
       idleMillis: this.server.idleMillis,
+      watch: this.interruptOn === undefined ? undefined : () => subject.watch(),
       onIdle: this.onIdle,
       ended: (state) => subject.adopt(state),
       own: (error) => void subject.own(error)

@@ -254,10 +254,11 @@ export abstract class Entry implements Request, Registered {
 
   // ---- deadlines and ends from outside
 
-  closeByHand(): boolean {
-    if (!this.begun) return this.endEarly(CloseReason.Killed)
+  /** Ends it for that reason, if it has none yet: a handler is interrupted. */
+  endWith(reason: CloseReason.CloseReason): boolean {
+    if (!this.begun) return this.endEarly(reason)
     if (this.reason !== undefined) return false
-    this.decide(CloseReason.Killed)
+    this.decide(reason)
     this.fiber?.interruptUnsafe()
     return true
   }

@@ -25,6 +25,7 @@ export const hostConnection: typeof HostConnection = (options) => {
   let timer: Fiber.Fiber<void> | undefined
   const connection = new HostedImpl(options, {
     draining,
+    onGone: options.onGone,
     onReleased: () => {
       timer?.interruptUnsafe()
       options.onReleased()
@@ -37,6 +38,7 @@ export const hostConnection: typeof HostConnection = (options) => {
       Effect.map(silence(idleMillis, () => connection.silentSince, Date.now), options.onIdle)
     )
   }
+  if (options.watch) connection.watch()
   return {
     connection,
     wire: options.wire,

@@ -115,7 +115,7 @@ export interface NamedStrategy {
 }
 
 /** The options of either kind of server. */
-interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout"> {
+interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "interruptOnDisconnect"> {
   readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
   readonly onError?:
     | ((cause: Cause.Cause<any>, subject: any, reason: CloseReason.CloseReason) => Effect.Effect<void, unknown, R>)
@@ -437,7 +437,7 @@ export class ServerImpl {
             const entry = entries.get(id)
             return entry === undefined ? Effect.succeed(false) : Effect.as(entry.annotate(key, value), true)
           }),
-        close: (id) => Effect.sync(() => entries.get(id)?.closeByHand() ?? false)
+        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false)
       },
       events: Stream.suspend(() =>
         this.state === "stopped"

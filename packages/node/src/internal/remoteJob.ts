@@ -132,12 +132,13 @@ class RemoteJob implements Job {
         })
       }
       case "Connection": {
-        const { connection, idleMillis, replaceWire, wire } = request
+        const { connection, idleMillis, replaceWire, watch, wire } = request
         const subject = {
           _tag: "Connection" as const,
           peer: encodeValue(connection.peer),
           local: encodeValue(connection.local),
           allowHalfOpen: true,
+          watch: watch !== undefined,
           idleMillis
         }
         const isMoved = wire instanceof NodeWire && wire.handOver((socket) =>
@@ -150,7 +151,10 @@ class RemoteJob implements Job {
         if (isMoved) {
           this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message))
           replaceWire(this.wire)
-        } else worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
+        } else {
+          worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
+          watch?.()
+        }
         return this.watchDrain(connection.draining)
       }
     }
@@ -179,6 +183,8 @@ class RemoteJob implements Job {
         this.wire!.release()
         if (this.ended) this.worker!.forget(this.id)
         return
+      case "SocketEnd":
+        return this.wire!.ended()
       case "SocketLost":
         return this.wire!.lost(decodeFailure(message.failure))
       case "Annotate":

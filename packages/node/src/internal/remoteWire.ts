@@ -57,6 +57,10 @@ export class RemoteWire implements Wire {
     this.bytesWritten = bytesWritten
   }
 
+  ended(): void {
+    if (!this.isReleased) this.receiver?.onEnd()
+  }
+
   lost(failure: WireFailure): void {
     if (!this.isReleased) this.receiver?.onError(failure)
   }

@@ -49,6 +49,8 @@ class Job {
   private fiber: Fiber.Fiber<unknown, unknown> | undefined
   private hosted: HostedConnection | undefined
   private port: PortWire | undefined
+  /** Is the server to know when the peer is gone? */
+  private watch = false
   private ended = false
   private readonly calls = new Map<number, (exit: Exit.Exit<void, DatagramError>) => void>()
   private lastCall = 0
@@ -77,6 +79,8 @@ class Job {
         const hosted = this.hosted = hostConnection({
           id: request,
           wire: this.makeWire(subject, socket),
+          watch: this.watch = subject.watch && subject.transfer === "socket",
+          onGone: (how) => this.onGone(how),
           idleMillis: subject.idleMillis,
           onIdle: () => post({ _tag: "Idle", id: this.id }),
           onAnnotate: this.annotate,
@@ -189,12 +193,19 @@ class Job {
     if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
   }
 
+  private onGone(how: "end" | "reset"): void {
+    const { hosted, id } = this
+    if (this.port !== undefined || hosted === undefined) return
+    const { lost } = hosted.state()
+    if (how === "end") {
+      if (this.watch) post({ _tag: "SocketEnd", id })
+    } else if (lost !== undefined) post({ _tag: "SocketLost", id, failure: encodeFailure(lost) })
+  }
+
   private released = false
   private onReleased(): void {
     this.released = true
     if (this.port !== undefined) return
-    const { lost } = this.hosted!.state()
-    if (lost !== undefined) post({ _tag: "SocketLost", id: this.id, failure: encodeFailure(lost) })
     const { bytesRead, bytesWritten } = this.hosted!.wire
     post({ _tag: "Released", id: this.id, bytesRead, bytesWritten })
     if (this.ended) jobs.delete(this.id)

@@ -22,6 +22,7 @@ export type Subject =
     /** Does the socket come along, or only its bytes? */
     readonly transfer: "socket" | "bytes"
     readonly allowHalfOpen: boolean
+    readonly watch: boolean
     readonly idleMillis: number | undefined
   }
   | {
@@ -91,6 +92,7 @@ export type FromWorker =
   | { readonly _tag: "OutputEnd"; readonly id: number }
   | { readonly _tag: "Closed"; readonly id: number; readonly how: "close" | "destroy" | "reset" }
   // From a connection whose socket the worker has.
+  | { readonly _tag: "SocketEnd"; readonly id: number }
   | { readonly _tag: "SocketLost"; readonly id: number; readonly failure: WireFailure }
   | { readonly _tag: "Released"; readonly id: number; readonly bytesRead: number; readonly bytesWritten: number }
   /** A packet to send; to the sender of the request's, unless `to` says another. */
