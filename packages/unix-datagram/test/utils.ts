@@ -31,7 +31,7 @@ export const eventLoopTurn = Effect.callback<void>((resume) => {
 /** A bound client, or with the path `""` one without an address. Sending waits for a receiver that does not keep up. */
 export const makeClient = (
   path: string
-): Effect.Effect<DatagramTestClient.DatagramTestClient, NodeJS.ErrnoException, Scope.Scope> =>
+): Effect.Effect<DatagramTestClient.DatagramTestClient, TestClient.ClientError, Scope.Scope> =>
   Effect.gen(function*() {
     const received = yield* Queue.unbounded<Effect.Success<DatagramTestClient.DatagramTestClient["receive"]>>()
     const socket = yield* Effect.acquireRelease(
@@ -44,7 +44,7 @@ export const makeClient = (
             onPacket: (payload, from) =>
               void Queue.offerUnsafe(received, { peer: NetAddress.unixPathAddress(from), payload })
           }),
-        catch: (cause) => cause as NodeJS.ErrnoException
+        catch: (cause) => new TestClient.ClientError({ reason: "Failed", cause })
       }),
       (socket) =>
         Effect.sync(() => {
