@@ -196,7 +196,10 @@ const unixDatagramClient = async (target: Net.NetConnectOpts, { size }: Workload
     sentAt = now()
     again()
   }
-  const ended = Promise.withResolvers<void>()
+  let onEnd = () => {}
+  const ended = new Promise<void>((resolve) => {
+    onEnd = resolve
+  })
   const socket = open(path, (answer) => {
     if (one.compare(answer) !== 0) tally.errors++
     if (tally.measuring) {
@@ -207,10 +210,10 @@ const unixDatagramClient = async (target: Net.NetConnectOpts, { size }: Workload
     if (!tally.stopped) return send()
     socket.close()
     rmSync(path)
-    ended.resolve()
+    onEnd()
   })
   send()
-  return ended.promise
+  return ended
 }
 
 const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {

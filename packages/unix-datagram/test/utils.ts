@@ -44,7 +44,7 @@ export const makeClient = (
             onPacket: (payload, from) =>
               void Queue.offerUnsafe(received, { peer: NetAddress.unixPathAddress(from), payload })
           }),
-        catch: (cause) => new TestClient.ClientError({ reason: "Failed", cause })
+        catch: (cause) => new TestClient.ClientError({ reason: "Failed", cause: cause as Error })
       }),
       (socket) =>
         Effect.sync(() => {
