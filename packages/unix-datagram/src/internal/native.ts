@@ -71,6 +71,7 @@ export class Socket {
   private readonly native: Native
   private readonly socket: NativeSocket
   private readonly memory: Buffer
+  private readonly bytes: Uint8Array
   private readonly table: Int32Array
   private readonly onPacket: SocketOptions["onPacket"]
   private closed = false
@@ -81,6 +82,8 @@ export class Socket {
     this.onPacket = onPacket
     // Beside one packet of the largest size there is room for a bundle of small ones.
     this.memory = Buffer.allocUnsafeSlow(native.packets + maxPacketSize + 65_536)
+    // A part of it is copied in a quarter of the time that it takes with a `Buffer`.
+    this.bytes = new Uint8Array(this.memory.buffer)
     this.table = new Int32Array(this.memory.buffer, 0, 3 * native.slots)
     const opened = native.open(path, mode ?? -1, maxPacketSize, this.memory, (count) => this.receive(count))
     if (typeof opened === "number") throw errnoException("bind", opened)
@@ -88,14 +91,14 @@ export class Socket {
   }
 
   private receive(count: number): void {
-    const { memory, native: { addressSize, addresses, packets }, table } = this
+    const { bytes, memory, native: { addressSize, addresses, packets }, table } = this
     let begin = packets
     // What is still there when a handler has closed the socket is lost, as what the system has.
     for (let i = 0; i < count && !this.closed; i++) {
       const end = begin + table[3 * i]!
       const address = addresses + i * addressSize
       const from = memory.toString("latin1", address, address + table[3 * i + 1]!)
-      this.onPacket(copyOf(memory, begin, end), from, table[3 * i + 2] !== 0)
+      this.onPacket(bytes.slice(begin, end), from, table[3 * i + 2] !== 0)
       begin = end
     }
   }
@@ -125,7 +128,5 @@ export class Socket {
   }
 }
 
-const closed = -9 // EBADF
-
-const copyOf = (memory: Buffer, begin: number, end: number): Uint8Array =>
-  Uint8Array.prototype.slice.call(memory, begin, end)
+/** As the system has it for a descriptor that is closed (`EBADF`). */
+const closed = -9

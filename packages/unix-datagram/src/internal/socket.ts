@@ -97,11 +97,16 @@ const openFile = (native: Native, config: SocketConfig, address: string, onPacke
     if (mode !== undefined) Fs.chmodSync(path, mode)
     const { dev, ino } = Fs.lstatSync(path)
     const remove = () => {
-      const now = Fs.lstatSync(path, { throwIfNoEntry: false })
-      if (now?.dev === dev && now.ino === ino) Fs.rmSync(path, { force: true })
+      try {
+        const now = Fs.lstatSync(path)
+        if (now.dev === dev && now.ino === ino) Fs.rmSync(path)
+      } catch {
+        // Somebody else has removed it, or may not be asked about it: it is found stale by the next server.
+      }
     }
     return { socket, remove }
   } catch (cause) {
+    Fs.rmSync(path, { force: true })
     socket.close()
     throw cause
   }
