@@ -1,7 +1,7 @@
 /**
  * Checks who imports what. The core has no platform: its sources import themselves and `effect`, nothing else. The Node
- * package adds `node:*` and the core. No package imports the programs (cli, examples, bench), and none reaches into another
- * one by a relative path. Every form counts: `import`, `import type`, `export from`, `import()`, `import("x").T`, `require`,
+ * package and the one for unix datagrams add `node:*` and the core. No package imports the programs (cli, examples, bench),
+ * and none reaches into another one by a relative path. Every form counts: `import`, `import type`, `export from`, `import()`, `import("x").T`, `require`,
  * `declare module`. An `import()` whose argument is not a string literal cannot be checked, so the core may not have any.
  */
 import { existsSync, globSync, readFileSync } from "node:fs"
@@ -13,7 +13,11 @@ const root = resolve(import.meta.dirname, "..")
 /** What `packages/<name>/src` may import besides its own files. Packages that are not here may import what they declare. */
 const allowed: Record<string, { readonly pattern: RegExp; readonly text: string }> = {
   core: { pattern: /^effect(\/|$)/, text: "effect" },
-  node: { pattern: /^(effect(\/|$)|node:|@socketserver\/core(\/|$))/, text: "effect, node:* and @socketserver/core" }
+  node: { pattern: /^(effect(\/|$)|node:|@socketserver\/core(\/|$))/, text: "effect, node:* and @socketserver/core" },
+  "unix-datagram": {
+    pattern: /^(effect(\/|$)|node:|@socketserver\/core(\/|$))/,
+    text: "effect, node:* and @socketserver/core"
+  }
 }
 
 const programs = /^@socketserver\/(cli|examples|bench)(\/|$)/

@@ -309,7 +309,7 @@ const titlesOf = (path: string): Array<RegExp> => {
 let named = 0
 const checkNamedTests = (path: string): void => {
   for (const [index, line] of withoutFences(readFileSync(join(root, path), "utf8")).entries()) {
-    for (const [, file = "", names = ""] of line.matchAll(/\b(\w+\/test\/\w+\.test\.ts)((?:,? "[^"]+")*)/g)) {
+    for (const [, file = "", names = ""] of line.matchAll(/([\w-]+\/test\/\w+\.test\.ts)((?:,? "[^"]+")*)/g)) {
       const test = join(root, "packages", file)
       if (!existsSync(test)) {
         report(path, index + 1, `packages/${file}: there is no such file`)

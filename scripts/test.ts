@@ -11,6 +11,7 @@ const root = resolve(import.meta.dirname, "..")
 const report = resolve(root, ".cache/unit.json")
 
 const checks: ReadonlyArray<readonly [script: string, ...args: ReadonlyArray<string>]> = [
+  ["build:native"],
   ["format:check"],
   ["lint"],
   ["types"],

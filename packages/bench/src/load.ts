@@ -4,6 +4,7 @@
  * measures.
  */
 import * as Dgram from "node:dgram"
+import { rmSync } from "node:fs"
 import * as Net from "node:net"
 import type { Workload } from "./workloads.ts"
 
@@ -164,6 +165,57 @@ const datagramClient = (target: Net.NetConnectOpts, { size }: Workload, tally: T
     socket.connect(port, host, send)
   })
 
+/** What a client of unix datagrams is made of: the same as the server `raw`. */
+const loadUnixDatagram = async () => {
+  const { Socket, load, location } = await import(
+    new URL("./internal/native.ts", import.meta.resolve("@socketserver/unix-datagram")).href
+  )
+  return (path: string, onPacket: (payload: Uint8Array) => void): UnixDatagramSocket =>
+    new Socket(load(location), { path, mode: undefined, maxPacketSize: 8_192, onPacket })
+}
+
+interface UnixDatagramSocket {
+  /** 0, or an error of the system's. */
+  readonly send: (to: string, payload: Uint8Array) => number
+  readonly close: () => void
+}
+
+let unixClients = 0
+
+/** The same by a unix socket. Packets are not lost there, but the system takes no more than a few that are not read. */
+const unixDatagramClient = async (target: Net.NetConnectOpts, { size }: Workload, tally: Tally) => {
+  const open = await loadUnixDatagram()
+  const to = (target as Net.IpcNetConnectOpts).path
+  const path = `${to}.${++unixClients}`
+  const one = requestOf(size)
+  let sentAt = 0
+  const again = () => {
+    if (socket.send(to, one) !== 0) setImmediate(again)
+  }
+  const send = () => {
+    sentAt = now()
+    again()
+  }
+  let onEnd = () => {}
+  const ended = new Promise<void>((resolve) => {
+    onEnd = resolve
+  })
+  const socket = open(path, (answer) => {
+    if (one.compare(answer) !== 0) tally.errors++
+    if (tally.measuring) {
+      tally.bytes += answer.length
+      tally.requests++
+      tally.histogram.add(now() - sentAt)
+    }
+    if (!tally.stopped) return send()
+    socket.close()
+    rmSync(path)
+    onEnd()
+  })
+  send()
+  return ended
+}
+
 const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
   const tally = new Tally()
   const unmeasured = new Tally()
@@ -185,6 +237,7 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
 
   const loop = async (): Promise<void> => {
     if (workload.transport === "udp") return datagramClient(target, workload, tally)
+    if (workload.transport === "unix datagram") return unixDatagramClient(target, workload, tally)
     const client = connect(target, workload, tally)
     await client.connected
     client.begin()

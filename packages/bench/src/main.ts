@@ -38,12 +38,14 @@ interface Contender {
 
 let sockets = 0
 const pathFor = (workload: Workload) =>
-  workload.transport === "unix" ? join(tmpdir(), `socketserver-bench-${process.pid}-${++sockets}.sock`) : undefined
+  workload.transport.startsWith("unix")
+    ? join(tmpdir(), `socketserver-bench-${process.pid}-${++sockets}.sock`)
+    : undefined
 
 const node = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) => startNodeServer(file, workload.service, pathFor(workload), style),
-  takes: ({ transport }) => transport !== "udp"
+  takes: ({ service }) => service !== "datagrams"
 })
 const py = (name: string, strategy: string): Contender => ({
   name,
@@ -53,18 +55,24 @@ const py = (name: string, strategy: string): Contender => ({
     python && transport === (strategy.endsWith("UDP") ? "udp" : "tcp") && connections + busy <= 64
 })
 
-/** The same name under both kinds of workload, and a server of its own for datagrams. */
-const both = (name: string, file: string, style?: string): Contender => ({
+/** What the files of servers for datagrams are called, after the name of the server. */
+const suffixes: { readonly [transport in Workload["transport"]]?: string } = {
+  udp: "Udp",
+  "unix datagram": "UnixDatagram"
+}
+
+/** The same name under all kinds of workload, and a server of its own for each kind of datagrams. */
+const all = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) =>
-    startNodeServer(workload.transport === "udp" ? `${file}Udp` : file, workload.service, pathFor(workload), style),
+    startNodeServer(`${file}${suffixes[workload.transport] ?? ""}`, workload.service, pathFor(workload), style),
   takes: () => true
 })
 
 const contenders: ReadonlyArray<Contender> = [
-  both("raw", "raw"),
-  both("ours", "ours", "loop"),
-  { ...both("ours (serial)", "ours", "serial"), takes: ({ transport }: Workload) => transport === "udp" },
+  all("raw", "raw"),
+  all("ours", "ours", "loop"),
+  { ...all("ours (serial)", "ours", "serial"), takes: ({ service }: Workload) => service === "datagrams" },
   node("ours (stream)", "ours", "stream"),
   {
     ...node("ours (borrow)", "ours", "borrow"),
@@ -72,10 +80,10 @@ const contenders: ReadonlyArray<Contender> = [
   },
   {
     ...node("ours (documented)", "ours", "loop,documented"),
-    takes: ({ busy, transport }: Workload) => !flags.short && busy === 0 && transport !== "udp"
+    takes: ({ busy, service }: Workload) => !flags.short && busy === 0 && service !== "datagrams"
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
-  both("effect", "effect"),
+  { ...all("effect", "effect"), takes: ({ transport }: Workload) => transport !== "unix datagram" },
   ...(flags.short ? [] : [
     node("node:stream", "nodeStream"),
     py("python threads", "threading"),

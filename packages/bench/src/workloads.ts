@@ -6,7 +6,7 @@ export interface Workload {
   readonly name: string
   /** `echo` gives back every byte; `lines` answers every line with that line; `datagrams` gives back every packet. */
   readonly service: "echo" | "lines" | "datagrams"
-  readonly transport: "tcp" | "unix" | "udp"
+  readonly transport: "tcp" | "unix" | "udp" | "unix datagram"
   readonly connections: number
   /** The bytes of one request; its answer has as many. */
   readonly size: number
@@ -36,5 +36,6 @@ export const workloads: ReadonlyArray<Workload> = [
   exchange("churn × 32 beside 1000", { connections: 32, kind: "churn", busy: 1_000 }),
   exchange("bulk × 1", { connections: 1, size: 65_536, depth: 16, kind: "bulk" }),
   exchange("bulk × 4", { connections: 4, size: 65_536, depth: 16, kind: "bulk" }),
-  exchange("udp 64 B × 64", { connections: 64, service: "datagrams", transport: "udp" })
+  exchange("udp 64 B × 64", { connections: 64, service: "datagrams", transport: "udp" }),
+  exchange("unix datagram 64 B × 64", { connections: 64, service: "datagrams", transport: "unix datagram" })
 ]

@@ -59,7 +59,7 @@ export const run = <A, E extends { readonly message: string }>(program: Effect.E
 export const runServer = (
   name: string,
   defaultPort: number,
-  server: (port: number) => Layer.Layer<Server.Server, ListenError.ListenError>,
+  server: (port: number) => Layer.Layer<Server.Server, ListenError.ListenError | Config.ConfigError>,
   client: (address: NetAddress.SocketAddress) => string = netcat
 ): void =>
   Layer.effectDiscard(Effect.gen(function*() {

@@ -1,12 +1,14 @@
 /**
- * A sink for syslog over UDP, as RFC 3164 and RFC 5424 have it, and as programs send it. Nothing is turned away: what has no
- * priority is a user's notice, as the older RFC has it. Try `logger --udp -d -n 127.0.0.1 -P 5514 hello`.
+ * A sink for syslog, as RFC 3164 and RFC 5424 have it, and as programs send it: over UDP, or, where the environment variable
+ * SOCKET has a path, on a unix datagram socket, as `/dev/log` is one. Nothing is turned away: what has no priority is a user's
+ * notice, as the older RFC has it. Try `logger --udp -d -n 127.0.0.1 -P 5514 hello`, or `logger -d -u /tmp/log.sock hello`.
  */
 import { type Datagram, type DatagramTransport, Dispatch, Server } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
-import { Console, type Effect, type Layer } from "effect"
+import { UnixDatagram } from "@socketserver/unix-datagram"
+import { Config, Console, Effect, Layer, Option } from "effect"
 import { NetAddress } from "effect/net"
-import { isMain, netcat, runServer } from "./run.ts"
+import { isMain, runServer } from "./run.ts"
 
 // dprint-ignore
 const facilities = [
@@ -25,8 +27,8 @@ export interface Message {
 const priority = /^<(0|[1-9]\d{0,2})>/
 // Version, time, host, program, process, kind, structured data.
 const rfc5424 = /^1 (?:\S+ ){5}(?:-|(?:\[(?:[^\]"\\]|\\.|"(?:[^"\\]|\\.)*")*\])+)(?: \uFEFF?|$)/
-// Time and host.
-const rfc3164 = /^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ /
+// Time and host, which programs leave out when they talk to a socket of their own machine: what ends in a colon is a program.
+const rfc3164 = /^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d (?:\S*[^\s:] )?/
 
 export const parse = (packet: string): Message => {
   // Some senders end their packets as they would end lines.
@@ -66,10 +68,17 @@ if (isMain(import.meta)) {
   runServer(
     "syslog",
     5514,
-    (port) => Syslog(print, NodeTransport.udp({ host: "127.0.0.1", port })),
+    (port) =>
+      Layer.unwrap(Effect.map(Config.option(Config.String("SOCKET")), (path) =>
+        Syslog(
+          print,
+          Option.isSome(path)
+            ? UnixDatagram.transport({ path: path.value, mode: 0o600 })
+            : NodeTransport.udp({ host: "127.0.0.1", port })
+        ))),
     (address) =>
       NetAddress.isUnixPathAddress(address)
-        ? netcat(address)
+        ? `logger -d -u ${address.path} hello`
         : `logger --udp -d -n ${NetAddress.formatHost(address)} -P ${address.port} hello`
   )
 }

@@ -2,9 +2,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { MemoryTransport, Server } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
+import { UnixDatagram } from "@socketserver/unix-datagram"
 import { Deferred, Effect, Layer, Queue } from "effect"
+import { readdirSync } from "node:fs"
+import { join } from "node:path"
 import { type Message, parse, Syslog } from "../src/syslog.ts"
-import { connectDatagram, loggerMissing, start, startExample, targetOf } from "./utils.ts"
+import { connectDatagram, loggerMissing, start, startExample, targetOf, temporaryDirectory } from "./utils.ts"
 
 const examples: ReadonlyArray<readonly [packet: string, facility: string, severity: string, message: string]> = [
   // From the RFCs.
@@ -15,6 +18,7 @@ const examples: ReadonlyArray<readonly [packet: string, facility: string, severi
   ["<165>1 2003-10-11T22:14:15.003Z host p - ID47 [a@1 b=\"3\"][c@1 d=\"\\\"]\\\\\"] text", "local4", "notice", "text"],
   ["<165>1 - - - - - [a@1 b=\"3\"]", "local4", "notice", ""],
   // As programs send them.
+  ["<13>Nov  1 10:41:00 cron[17]: no host", "user", "notice", "cron[17]: no host"],
   ["<13>no time, no host", "user", "notice", "no time, no host"],
   ["<191>a line\r\n\0", "local7", "debug", "a line"],
   ["<13>1 - - - - - - Oct 11 22:14:15 is a time", "user", "notice", "Oct 11 22:14:15 is a time"],
@@ -76,44 +80,61 @@ describe("syslog", () => {
       assert.deepStrictEqual(yield* Queue.takeN(ended, 3), ["1", "2", "3"])
     }))
 
+  const transports: Record<string, (directory: string) => Parameters<typeof Syslog>[1]> = {
+    UDP: () => NodeTransport.udp({ host: "127.0.0.1", port: 0 }),
+    "a unix datagram socket": (directory) => UnixDatagram.transport({ path: join(directory, "log.sock") })
+  }
+  for (const [name, transport] of Object.entries(transports)) {
+    it.live.skipIf(loggerMissing !== undefined)(
+      `reads what logger sends over ${name}${loggerMissing === undefined ? "" : ` (${loggerMissing})`}`,
+      () =>
+        Effect.gen(function*() {
+          const { next, server } = yield* collect(transport(yield* temporaryDirectory))
+          const target = targetOf(server.address)
+          const to = "path" in target ? ["-u", target.path] : ["--udp", "-n", target.host, "-P", String(target.port)]
+          const logger = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
+            const program = yield* start("logger", [...to, "-d", "-t", "test", ...args])
+            assert.deepStrictEqual(yield* program.errors, [])
+            assert.strictEqual(yield* program.exitCode, 0)
+            return yield* next
+          })
+          assert.deepStrictEqual(yield* logger("hello, world"), {
+            facility: "user",
+            severity: "notice",
+            // On the socket of its own machine it is brief: time and program, and no host.
+            message: "path" in target ? "test: hello, world" : "hello, world"
+          })
+          assert.deepStrictEqual(yield* logger("--rfc5424", "-p", "local3.err", "it [is] \"broken\""), {
+            facility: "local3",
+            severity: "err",
+            message: "it [is] \"broken\""
+          })
+          assert.deepStrictEqual(yield* logger("--rfc3164", "-p", "daemon.debug", "it works"), {
+            facility: "daemon",
+            severity: "debug",
+            message: "test: it works"
+          })
+        })
+    )
+  }
+
   it.live.skipIf(loggerMissing !== undefined)(
-    `reads what logger sends${loggerMissing === undefined ? "" : ` (${loggerMissing})`}`,
+    `runs by itself on a unix datagram socket, and removes it${
+      loggerMissing === undefined ? "" : ` (${loggerMissing})`
+    }`,
     () =>
       Effect.gen(function*() {
-        const { next, server } = yield* collect(NodeTransport.udp({ host: "127.0.0.1", port: 0 }))
-        const target = targetOf(server.address)
-        assert(!("path" in target))
-        const logger = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
-          const program = yield* start("logger", [
-            "--udp",
-            "-d",
-            "-n",
-            target.host,
-            "-P",
-            String(target.port),
-            "-t",
-            "test",
-            ...args
-          ])
-          assert.deepStrictEqual(yield* program.errors, [])
-          assert.strictEqual(yield* program.exitCode, 0)
-          return yield* next
-        })
-        assert.deepStrictEqual(yield* logger("hello, world"), {
-          facility: "user",
-          severity: "notice",
-          message: "hello, world"
-        })
-        assert.deepStrictEqual(yield* logger("--rfc5424", "-p", "local3.err", "it [is] \"broken\""), {
-          facility: "local3",
-          severity: "err",
-          message: "it [is] \"broken\""
-        })
-        assert.deepStrictEqual(yield* logger("--rfc3164", "-p", "daemon.debug", "it works"), {
-          facility: "daemon",
-          severity: "debug",
-          message: "test: it works"
-        })
+        const directory = yield* temporaryDirectory
+        const path = join(directory, "log.sock")
+        const program = yield* startExample("syslog", { SOCKET: path })
+        assert.strictEqual(yield* program.line, `syslog: logger -d -u ${path} hello`)
+        const logger = yield* start("logger", ["-d", "-u", path, "-t", "test", "-p", "user.err", "hello"])
+        assert.strictEqual(yield* logger.exitCode, 0)
+        assert.strictEqual(yield* program.line, "user.err: test: hello")
+        yield* program.signal("SIGINT")
+        assert.match((yield* program.rest).join("\n"), /^syslog: drained in \d+ ms; .*$/)
+        assert.strictEqual(yield* program.exitCode, 0)
+        assert.deepStrictEqual(readdirSync(directory), [])
       })
   )
 
