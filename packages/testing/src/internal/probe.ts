@@ -1,7 +1,7 @@
 /** A receiver that notes what a wire reports, and whether it kept to the rules. */
 import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
-import * as Effect from "effect/Effect"
-import { promptly } from "./waiting.ts"
+import type * as Effect from "effect/Effect"
+import { Conditions } from "./waiting.ts"
 
 export class Probe implements Receiver {
   readonly wire: Wire
@@ -13,7 +13,7 @@ export class Probe implements Receiver {
   /** Runs within the next delivery. */
   onNextData: (() => void) | undefined
   private inside: string | undefined
-  private readonly conditions = new Set<() => void>()
+  private readonly conditions = new Conditions()
 
   constructor(wire: Wire) {
     this.wire = wire
@@ -41,10 +41,6 @@ export class Probe implements Receiver {
     this.log.push(event)
   }
 
-  private settle(): void {
-    for (const check of this.conditions) check()
-  }
-
   has(event: Probe["log"][number]): boolean {
     return this.log.includes(event)
   }
@@ -56,42 +52,33 @@ export class Probe implements Receiver {
     const hook = this.onNextData
     this.onNextData = undefined
     hook?.()
-    this.settle()
+    this.conditions.check()
   }
 
   onEnd(): void {
     this.note("end")
-    this.settle()
+    this.conditions.check()
   }
 
   onError(failure: WireFailure): void {
     this.note("error")
     this.failure = failure
-    this.settle()
+    this.conditions.check()
   }
 
   onDrain(): void {
     this.note("drain")
-    this.settle()
+    this.conditions.check()
   }
 
   onClose(): void {
     this.note("close")
-    this.settle()
+    this.conditions.check()
   }
 
   /** Completes when `holds`; it is asked after everything that the wire reports. */
   until(what: string, holds: () => boolean): Effect.Effect<void> {
-    return promptly(what)(Effect.callback<void>((resume) => {
-      const check = () => {
-        if (!holds()) return
-        this.conditions.delete(check)
-        resume(Effect.void)
-      }
-      this.conditions.add(check)
-      check()
-      return Effect.sync(() => this.conditions.delete(check))
-    }))
+    return this.conditions.until(what, holds)
   }
 
   get closed(): Effect.Effect<void> {

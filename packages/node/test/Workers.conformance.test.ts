@@ -1,0 +1,73 @@
+/** Threads and processes, held to what every dispatch strategy must do; and what is left of them when a test is over. */
+import { assert, describe } from "@effect/vitest"
+import { NodeDispatch, NodeTransport } from "@socketserver/node"
+import { DispatchSuite, TestClient } from "@socketserver/testing"
+import { Effect, Layer } from "effect"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { join } from "node:path"
+import { afterEach, beforeEach } from "vitest"
+import { directory } from "./utils.ts"
+
+/** What the process has that a worker could leave behind; what else comes and goes is not looked at. */
+const held = () => {
+  const resources = process.getActiveResourcesInfo()
+  const count = (...kinds: ReadonlyArray<string>) => resources.filter((kind) => kinds.includes(kind)).length
+  return {
+    children: children().length,
+    descriptors: existsSync("/proc/self/fd") ? readdirSync("/proc/self/fd").length : 0,
+    handles: count("ProcessWrap", "PipeWrap", "PipeServerWrap", "TCPSocketWrap", "TCPServerWrap"),
+    ports: count("MessagePort", "Worker"),
+    threads: existsSync("/proc/self/task") ? readdirSync("/proc/self/task").length : 0,
+    timers: count("Timeout")
+  }
+}
+
+/** The processes that this one has started, where the system tells. */
+const children = (): ReadonlyArray<string> => {
+  const path = "/proc/thread-self/children"
+  return existsSync(path)
+    ? readdirSync("/proc/self/task").flatMap((thread) =>
+      readFileSync(`/proc/self/task/${thread}/children`, "utf8").split(" ").filter((pid) => pid !== "")
+    )
+    : []
+}
+
+const watchLeaks = () => {
+  let before: Record<string, number> = {}
+  beforeEach(() => {
+    before = held()
+  })
+  // Without a timer of its own, which would be counted.
+  afterEach(async () => {
+    const excess = () => Object.entries(held()).filter(([kind, count]) => count > before[kind]!)
+    const deadline = performance.now() + 5_000
+    while (excess().length > 0 && performance.now() < deadline) await new Promise((resolve) => setImmediate(resolve))
+    assert.deepStrictEqual(excess(), [], "left behind")
+  })
+}
+
+for (const kind of ["thread", "process"] as const) {
+  const dispatch: DispatchSuite.WorkerSuiteOptions["dispatch"] = ({ maxInFlight, queue }) =>
+    NodeDispatch.workerPerRequest({ kind, maxWorkers: maxInFlight, queue: { max: queue } })
+  const maxInFlight = 2
+
+  describe(`workers of kind ${kind}`, () => {
+    watchLeaks()
+
+    DispatchSuite.workerSuite("in memory", { dispatch, maxInFlight })
+
+    DispatchSuite.workerSuite("on tcp", {
+      dispatch,
+      maxInFlight,
+      layer: () => NodeTransport.tcp({ host: "127.0.0.1", port: 0 }),
+      connect: TestClient.node
+    })
+
+    DispatchSuite.workerSuite("on unix", {
+      dispatch,
+      maxInFlight,
+      layer: () => Layer.unwrap(Effect.map(directory, (path) => NodeTransport.unix({ path: join(path, "s") }))),
+      connect: TestClient.node
+    })
+  })
+}
