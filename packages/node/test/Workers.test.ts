@@ -15,9 +15,24 @@ import {
 } from "@socketserver/core"
 import { NodeDispatch, NodeTransport, WorkerPool } from "@socketserver/node"
 import { DatagramTestClient, TestClient } from "@socketserver/testing"
-import { Cause, Context, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
+import {
+  Cause,
+  Context,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Logger,
+  Metric,
+  Option,
+  References,
+  Scope,
+  Stream,
+  Tracer
+} from "effect"
 import { spawn } from "node:child_process"
-import { readFileSync } from "node:fs"
+import { readFileSync, rmSync, writeFileSync } from "node:fs"
 import * as Path from "node:path"
 import { directory } from "./utils.ts"
 import * as handlers from "./workers/handlers.ts"
@@ -633,6 +648,100 @@ for (const kind of kinds) {
     })
   }
 }
+
+describe("what a handler tells beside its answer", () => {
+  const dispatches: Record<string, (place: Place["transport"]) => Layer.Layer<Server.Server, ListenError.ListenError>> =
+    {
+      inline: (transport) => transport.pipe(Dispatch.serial(), Server.serveStream(handlers.tell)),
+      thread: (transport) =>
+        transport.pipe(
+          NodeDispatch.workerPerRequest({ kind: "thread", maxWorkers: 1 }),
+          Server.serveStream(handlers.tell)
+        ),
+      process: (transport) =>
+        transport.pipe(
+          NodeDispatch.workerPerRequest({ kind: "process", maxWorkers: 1 }),
+          Server.serveStream(handlers.tell)
+        )
+    }
+  for (const [name, dispatch] of Object.entries(dispatches)) {
+    it.live(`is heard by the program's loggers, metrics and tracer: ${name}`, () =>
+      Effect.gen(function*() {
+        const logs: Array<[unknown, string, unknown]> = []
+        const spans: Array<Tracer.NativeSpan> = []
+        const metrics = new Map()
+        const logger = Logger.make<unknown, void>(({ fiber, logLevel, message }) => {
+          logs.push([message, logLevel, fiber.getRef(References.CurrentLogAnnotations)])
+        })
+        const tracer = Tracer.make({
+          span: (options) => {
+            const span = new Tracer.NativeSpan(options)
+            spans.push(span)
+            return span
+          }
+        })
+        yield* Effect.gen(function*() {
+          const { transport } = yield* tcp
+          const server = yield* Effect.map(Layer.build(dispatch(transport)), Context.get(Server.Server))
+          const client = yield* TestClient.node(server.address)
+          assert.strictEqual(yield* client.readLine, "done")
+          yield* client.end
+          yield* ended(server)
+        }).pipe(
+          Effect.scoped,
+          Effect.withSpan("server"),
+          Effect.provide(Logger.layer([logger])),
+          Effect.provideService(Metric.MetricRegistry, metrics),
+          Effect.provideService(Tracer.Tracer, tracer)
+        )
+        assert.deepStrictEqual(logs, [[["told", { by: "a handler" }], "Info", { connection: 1 }]])
+        const [counter] = [...metrics.values()].filter(({ id }) => id === "test_tellings")
+        assert.deepStrictEqual(counter.hooks.get(Context.empty()).count, 2)
+        const [outer, answer] = spans
+        assert.deepStrictEqual(spans.map(({ name }) => name), ["server", "answer"])
+        assert.strictEqual(outer!.attributes.get("handled"), true)
+        assert.strictEqual(answer!.attributes.get("size"), 5)
+        assert.strictEqual(Option.getOrUndefined(answer!.parent)?.spanId, outer!.spanId)
+        assert.isTrue(answer!.status._tag === "Ended" && Exit.isSuccess(answer!.status.exit))
+      }))
+  }
+})
+
+describe("workers that cannot be started", () => {
+  it.live("are tried again after a pause that grows; the server says so, and requests that wait end meanwhile", () =>
+    Effect.gen(function*() {
+      const file = Path.join(yield* directory, "reluctant")
+      const { connect, events, server, workers } = yield* serveAt(
+        yield* tcp,
+        { kind: "thread", maxWorkers: 1, env: { TEST_RELUCTANT: file } },
+        handlers.reluctant
+      )
+      const first = yield* connect
+      assert.strictEqual(yield* first.readLine, "here")
+      writeFileSync(file, "")
+      yield* first.write("crash\n")
+      yield* Effect.ignore(first.closed)
+      const failures = () => events.flatMap((event) => event._tag === "WorkerNotStarted" ? [event] : [])
+      yield* until("two attempts have failed", Effect.sync(() => failures().length >= 2))
+      assert.deepStrictEqual(
+        failures().slice(0, 2).map(({ retryIn }) => Duration.toMillis(retryIn)),
+        [100, 200]
+      )
+      const { failure, idle } = yield* workers
+      assert.deepStrictEqual([idle, (failure as handlers.Oops)._tag], [0, "Oops"])
+      const unlucky = yield* connect
+      yield* Effect.ignore(unlucky.closed)
+      yield* until("its request has ended", Effect.map(server.stats, ({ closed }) => closed.WorkerCrashed === 2))
+      rmSync(file)
+      const lucky = yield* connect
+      assert.strictEqual(yield* lucky.readLine, "here")
+      assert.strictEqual((yield* workers).failure, undefined)
+      assert.deepStrictEqual(
+        events.flatMap((event) => event._tag === "WorkerEnded" ? [event.how] : []),
+        ["Crashed"]
+      )
+    }))
+})
 
 describe("other processes", () => {
   it.live("are left alone: a child that is not ours keeps its exit code for whoever waits for it", () =>

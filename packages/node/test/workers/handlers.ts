@@ -6,8 +6,10 @@ import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Metric from "effect/Metric"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
+import { existsSync } from "node:fs"
 import { threadId } from "node:worker_threads"
 
 export class Oops extends Data.TaggedError("Oops")<{ readonly detail: string }> {
@@ -194,5 +196,34 @@ export const doomed = Handler.portable(
       case "wait":
         return Effect.never
     }
+  }
+)
+
+// ---- what is told beside the answer
+
+export const tell = Handler.portable(import.meta.url, "tell", (connection: Connection) =>
+  Effect.gen(function*() {
+    yield* Effect.annotateCurrentSpan("handled", true)
+    yield* Effect.logInfo("told", { by: "a handler" }).pipe(Effect.annotateLogs("connection", connection.id))
+    yield* Effect.logDebug("not told")
+    yield* Metric.update(Metric.counter("test_tellings", { attributes: { where: "anywhere" } }), 2)
+    yield* Effect.withSpan(connection.write("done\n"), "answer", { attributes: { size: 5 } })
+  }))
+
+/** Its workers cannot start while the file is there that the environment names. */
+export const reluctant = Handler.portable(
+  import.meta.url,
+  "reluctant",
+  (connection: Connection) =>
+    Effect.andThen(
+      connection.write("here\n"),
+      Effect.andThen(connection.readLine(), Effect.sync(() => process.exit(1)))
+    ),
+  {
+    layer: Layer.effectDiscard(
+      Effect.suspend(() =>
+        existsSync(process.env.TEST_RELUCTANT!) ? Effect.fail(new Oops({ detail: "not now" })) : Effect.void
+      )
+    )
   }
 )
