@@ -71,8 +71,8 @@ const contenders: ReadonlyArray<Contender> = [
     takes: ({ service, size }: Workload) => service === "echo" && size > 1_000
   },
   {
-    ...node("ours (documented)", "ours", "loop,documented"),
-    takes: ({ busy, transport }: Workload) => !flags.short && busy === 0 && transport !== "udp"
+    ...both("ours (documented)", "ours", "loop,documented"),
+    takes: ({ busy }: Workload) => !flags.short && busy === 0
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
   both("effect", "effect"),

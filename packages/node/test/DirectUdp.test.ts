@@ -29,11 +29,9 @@ const ended = (unsent: true | Unsent | undefined) => {
 
 beforeAll(() =>
   new Promise<void>((resolve) => {
-    const socket = Dgram.createSocket({ type: "udp4", lookup: (host, _, done) => done(null, host, 4 as never) })
+    const socket = Dgram.createSocket({ type: "udp4", lookup: (host, _, done) => done(null, host, 4) })
     socket.bind(0, "127.0.0.1", () => {
-      const { send } = socket
       const direct = new DirectSocket(socket)
-      assert.strictEqual(send, socket.send)
       assert.strictEqual(direct.trySend(payload, socket.address().port, "127.0.0.1"), true)
       socket.once("message", (received, { port }) => {
         // Nothing else was sent when it was tried out.

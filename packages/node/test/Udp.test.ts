@@ -621,7 +621,7 @@ describe("what is set on the socket is what the system has", () => {
           const shown = yield* output("ss", ["-uamn", `sport = :${portOf(server)}`])
           const match = /skmem:\(r\d+,rb(\d+),t\d+,tb(\d+)/.exec(shown)
           assert.isNotNull(match, shown)
-          return { receive: Number(match![1]), send: Number(match![2]) }
+          return { receive: Number(match[1]), send: Number(match[2]) }
         })
       // Linux takes twice as much, for its own books.
       assert.deepStrictEqual(yield* sizes({ receiveBufferSize: 65_536, sendBufferSize: 32_768 }), {

@@ -196,6 +196,7 @@ export abstract class Entry implements Request, Registered {
     })
   }
 
+  /** Not suspended: it runs in the fiber already (bench "udp": each effect that need not be made counts). */
   private callHandler(): Effect.Effect<unknown, unknown> {
     try {
       return this.server.config.handler(this.subject)

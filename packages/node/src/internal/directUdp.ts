@@ -77,6 +77,7 @@ export class DirectSocket {
     const { handle } = this
     if (handle === undefined) return false
     // An error of receiving is the socket's, which belongs to no packet.
+    // oxlint-disable-next-line unicorn/prefer-add-event-listener -- a handle has nothing but this
     handle.onmessage = (count, _, payload, from) => {
       if (count >= 0) onMessage(payload, from)
     }
@@ -139,7 +140,7 @@ const lookInside = (socket: Dgram.Socket, handle: Handle | null | undefined): In
     handle.send = (request, list, count, port, address, hasCallback) => {
       if (
         Array.isArray(list) && list.length === 1 && count === 1 && ArrayBuffer.isView(list[0]) &&
-        hasCallback === true &&
+        hasCallback &&
         port === to.port && address === to.address && typeof request?.oncomplete === "function" &&
         typeof request.callback === "function" && request.address === address && request.port === port
       ) {
