@@ -79,8 +79,8 @@ const contenders: ReadonlyArray<Contender> = [
     takes: ({ service, size }: Workload) => service === "echo" && size > 1_000
   },
   {
-    ...node("ours (documented)", "ours", "loop,documented"),
-    takes: ({ busy, service }: Workload) => !flags.short && busy === 0 && service !== "datagrams"
+    ...all("ours (documented)", "ours", "loop,documented"),
+    takes: ({ busy, transport }: Workload) => !flags.short && busy === 0 && transport !== "unix datagram"
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
   { ...all("effect", "effect"), takes: ({ transport }: Workload) => transport !== "unix datagram" },

@@ -177,7 +177,8 @@ export const bounded: (
 
   let freed = 0
   let handingOn = false
-  const leave = Effect.sync(() => {
+  /** A place is free: the next in line gets it. One function for all requests, kept while they run. */
+  const leave = () => {
     freed++
     // The next in line runs from within this call. If it ends at once, its place is handed on by the loop that is already
     // under way: a thousand requests in line are a thousand turns of it, not a thousand calls inside each other.
@@ -193,9 +194,8 @@ export const bounded: (
       }
     }
     handingOn = false
-  })
-  /** A place is free: the next in line gets it. One function for all requests, kept while they run. */
-  const onLeave = () => leave
+    return undefined
+  }
   const wait = (request: Request) =>
     Effect.callback<void>((resume) => {
       waiting.set(request, resume)
@@ -206,7 +206,7 @@ export const bounded: (
     Effect.suspend(() => {
       if (running < places) {
         running++
-        return Effect.onExit(request.handle, onLeave)
+        return Effect.onExitPrimitive(request.handle, leave)
       }
       let refusal = Effect.void
       if (waiting.size >= max) {
@@ -218,7 +218,7 @@ export const bounded: (
       return Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(
           Effect.andThen(refusal, restore(wait(request))),
-          () => Effect.onExit(restore(request.handle), onLeave)
+          () => Effect.onExitPrimitive(restore(request.handle), leave)
         )
       )
     })

@@ -1,11 +1,21 @@
-/** This project's datagram server: a fiber for each packet, or one packet at a time. */
+/**
+ * This project's datagram server: a fiber for each packet, or one packet at a time (`serial`); `documented` leaves out the way
+ * that rests on the inside of Node.
+ */
 import { Dispatch, Server } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import * as Effect from "effect/Effect"
 import * as NetAddress from "effect/net/NetAddress"
 import { control, ready } from "./control.ts"
 
-const strategy: ReturnType<typeof Dispatch.custom> = process.argv[4] === "serial"
+const words = (process.argv[4] ?? "").split(",")
+
+if (words.includes("documented")) {
+  const { directUdp } = await import(new URL("../../../node/src/internal/directUdp.ts", import.meta.url).href)
+  directUdp.enabled = false
+}
+
+const strategy: ReturnType<typeof Dispatch.custom> = words.includes("serial")
   ? Dispatch.serial()
   : Dispatch.fiberPerRequest()
 

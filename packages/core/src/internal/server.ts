@@ -219,7 +219,7 @@ export class ServerImpl {
             this.listener = { ...listener, close: Scope.close(scope, Exit.void) }
             this.address ??= listener.address
             if (this.state !== "draining") this.state = "open"
-            this.publish(() => ({ _tag: "Listening", address: listener.address }))
+            this.publish({ _tag: "Listening", address: listener.address })
           })
         )
       })
@@ -238,7 +238,7 @@ export class ServerImpl {
     return this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open") return Effect.void
       this.state = "suspended"
-      return Effect.andThen(this.closeListener(), Effect.sync(() => this.publish(() => ({ _tag: "Suspended" }))))
+      return Effect.andThen(this.closeListener(), Effect.sync(() => this.publish({ _tag: "Suspended" })))
     }))
   }
 
@@ -258,7 +258,7 @@ export class ServerImpl {
     this.accepted++
     const entry = makeEntry(++this.lastId)
     this.entries.add(entry)
-    this.publish(() => ({ _tag: "Accepted", id: entry.id, peer: entry.peer }))
+    if (this.isObserved) this.publish({ _tag: "Accepted", id: entry.id, peer: entry.peer })
     entry.begin()
   }
 
@@ -277,20 +277,27 @@ export class ServerImpl {
     this.closedBytesWritten += entry.bytesWritten
     this.lastReason = reason
     if (this.state === "draining") this.counts[entry.drainOutcome(reason)]++
-    this.publish(() => ({
-      _tag: "Closed",
-      id: entry.id,
-      peer: entry.peer,
-      reason,
-      duration: Duration.millis(this.now() - entry.openedAt),
-      bytesRead: entry.bytesRead,
-      bytesWritten: entry.bytesWritten
-    }))
+    if (this.isObserved) {
+      this.publish({
+        _tag: "Closed",
+        id: entry.id,
+        peer: entry.peer,
+        reason,
+        duration: Duration.millis(this.now() - entry.openedAt),
+        bytesRead: entry.bytesRead,
+        bytesWritten: entry.bytesWritten
+      })
+    }
     this.checkConditions()
   }
 
-  private publish(event: () => ServerEvent): void {
-    if (this.config.events.subscribers.size > 0) PubSub.publishUnsafe(this.config.events, event())
+  /** Does anybody follow the events? Without, none is made. */
+  get isObserved(): boolean {
+    return this.config.events.subscribers.size > 0
+  }
+
+  private publish(event: ServerEvent): void {
+    if (this.isObserved) PubSub.publishUnsafe(this.config.events, event)
   }
 
   private until(holds: () => boolean): Effect.Effect<void> {
@@ -342,7 +349,7 @@ export class ServerImpl {
     return Effect.gen({ self: this }, function*() {
       this.state = "draining"
       this.drainStart = this.now()
-      this.publish(() => ({ _tag: "Draining" }))
+      this.publish({ _tag: "Draining" })
       const { waiting } = this.config.transport
       // Packets that have been received are served, and their answers leave by the socket that they came in by.
       if (waiting === undefined) {
@@ -367,7 +374,7 @@ export class ServerImpl {
       yield* this.listening.withPermit(this.closeListener())
       this.state = "stopped"
       const report = this.report()
-      this.publish(() => ({ _tag: "Stopped", report }))
+      this.publish({ _tag: "Stopped", report })
       return report
     })
   }

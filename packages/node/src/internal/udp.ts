@@ -13,6 +13,7 @@ import * as Dns from "node:dns"
 import * as Net from "node:net"
 import { networkInterfaces } from "node:os"
 import { inetAddress } from "./address.ts"
+import { DirectSocket, type Errno } from "./directUdp.ts"
 import { toListenError } from "./listen.ts"
 
 export interface UdpConfig {
@@ -30,8 +31,6 @@ export interface UdpConfig {
   readonly address: string
 }
 
-type Errno = NodeJS.ErrnoException
-
 interface Endpoint {
   readonly host: string
   readonly isIpv6: boolean
@@ -46,7 +45,7 @@ export const bind = Effect.fnUntraced(function*(
     Effect.map(
       Effect.acquireRelease(
         openSocket(config, endpoint, onPacket),
-        (socket) => Effect.sync(() => close(socket))
+        ({ socket }) => Effect.sync(() => close(socket))
       ),
       (socket) => listenerOf(socket, endpoint.isIpv6)
     )
@@ -78,7 +77,7 @@ const resolve = (host: string, ipv6Only: boolean) =>
   })
 
 const openSocket = (config: UdpConfig, { host, isIpv6 }: Endpoint, onPacket: (packet: Packet) => void) =>
-  Effect.callback<Dgram.Socket, Errno | ListenError>((resume) => {
+  Effect.callback<Bound, Errno | ListenError>((resume) => {
     const { address, maxPacketSize, port, setUp } = config
     const socket = Dgram.createSocket({
       type: isIpv6 ? "udp6" : "udp4",
@@ -97,13 +96,16 @@ const openSocket = (config: UdpConfig, { host, isIpv6 }: Endpoint, onPacket: (pa
       socket.off("error", fail)
       // What is reported here from now on belongs to packets, not to the socket, and would otherwise end the process.
       socket.on("error", () => {})
-      socket.on("message", (payload, from) => onPacket(new UdpPacket(socket, payload, from, maxPacketSize)))
+      const bound: Bound = { socket, direct: new DirectSocket(socket) }
+      const onMessage = (payload: Buffer, from: Dgram.RemoteInfo) =>
+        onPacket(new UdpPacket(bound, payload, from, maxPacketSize))
+      if (!bound.direct.receive(onMessage)) socket.on("message", onMessage)
       try {
         setUp(socket)
       } catch (cause) {
         return fail(new ListenError({ reason: new ListenFailed({ address, cause }) }))
       }
-      resume(Effect.succeed(socket))
+      resume(Effect.succeed(bound))
     })
     socket.bind({ port, address: host })
   })
@@ -116,21 +118,26 @@ const close = (socket: Dgram.Socket): void => {
   }
 }
 
-interface Target {
+interface Bound {
   readonly socket: Dgram.Socket
+  readonly direct: DirectSocket
+}
+
+interface Target {
+  readonly by: Bound
   /** As Node names it. */
   readonly to: { readonly address: string; readonly port: number }
   readonly peer: NetAddress.SocketAddress
 }
 
 class UdpPacket implements Packet, Target {
-  readonly socket: Dgram.Socket
+  readonly by: Bound
   readonly to: Dgram.RemoteInfo
   readonly payload: Uint8Array
   readonly truncated: boolean
 
-  constructor(socket: Dgram.Socket, payload: Buffer, from: Dgram.RemoteInfo, maxPacketSize: number) {
-    this.socket = socket
+  constructor(by: Bound, payload: Buffer, from: Dgram.RemoteInfo, maxPacketSize: number) {
+    this.by = by
     this.to = from
     this.truncated = payload.length > maxPacketSize
     // A copy of a part, so that what waits takes no more memory than its length says.
@@ -147,15 +154,15 @@ class UdpPacket implements Packet, Target {
   }
 }
 
-const listenerOf = (socket: Dgram.Socket, isIpv6: boolean): DatagramListener => {
-  const { address, port } = socket.address()
+const listenerOf = (by: Bound, isIpv6: boolean): DatagramListener => {
+  const { address, port } = by.socket.address()
   return {
     address: inetAddress(address, port),
     send: (peer, payload) => {
       const host = hostOf(peer, isIpv6)
       return host === undefined
         ? Effect.fail(new DatagramError({ reason: new Unreachable({ cause: `not by ${kindOf(isIpv6)}` }), peer }))
-        : send({ socket, to: { address: host, port: (peer as NetAddress.InetAddress).port }, peer }, payload)
+        : send({ by, to: { address: host, port: (peer as NetAddress.InetAddress).port }, peer }, payload)
     }
   }
 }
@@ -175,25 +182,32 @@ const hostOf = (peer: NetAddress.SocketAddress, isIpv6: boolean): string | undef
     )
 }
 
-const send = (target: Target, payload: Uint8Array | string) =>
-  Effect.callback<void, DatagramError>((resume) => {
-    const done = (error: Errno | null) =>
-      resume(
-        error === null
-          ? Effect.void
-          : Effect.fail(new DatagramError({ reason: reasonOf(error, payload), peer: target.peer }))
-      )
-    try {
-      target.socket.send(payload, target.to.port, target.to.address, done)
-    } catch (error) {
-      done(error as Errno)
-    }
+const send = (target: Target, payload: Uint8Array | string): Effect.Effect<void, DatagramError> =>
+  Effect.suspend(() => {
+    const { by, to } = target
+    const bytes = typeof payload === "string" ? Buffer.from(payload) : payload
+    const sent = by.direct.trySend(bytes, to.port, to.address)
+    if (sent === true) return Effect.void
+    return Effect.callback<void, DatagramError>((resume) => {
+      const done = (error: Errno | null) =>
+        resume(
+          error === null
+            ? Effect.void
+            : Effect.fail(new DatagramError({ reason: reasonOf(error, bytes), peer: target.peer }))
+        )
+      if (sent !== undefined) return sent.onEnd(done)
+      try {
+        by.socket.send(bytes, to.port, to.address, done)
+      } catch (error) {
+        done(error as Errno)
+      }
+    })
   })
 
-const reasonOf = (error: Errno, payload: Uint8Array | string): DatagramError["reason"] => {
+const reasonOf = (error: Errno, payload: Uint8Array): DatagramError["reason"] => {
   switch (error.code) {
     case "EMSGSIZE":
-      return new TooLarge({ length: Buffer.byteLength(payload) })
+      return new TooLarge({ length: payload.length })
     case "ECONNREFUSED":
     case "EHOSTUNREACH":
     case "ENETUNREACH":
