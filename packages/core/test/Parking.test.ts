@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber } from "effect"
 import { AsyncLocalStorage } from "node:async_hooks"
-import { Parking, parking } from "../src/internal/parking.ts"
+import { Parking, parking, succeed } from "../src/internal/parking.ts"
 
 /** A place, how often its fiber was interrupted, and the effect that waits there. */
 const makePlace = () => {
@@ -61,6 +61,43 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
       const fiber = Effect.runFork(sum(1_000))
       for (let i = 1; i <= 1_000; i++) place.parking.wake(Effect.succeed(i))
       assert.strictEqual(yield* Fiber.join(fiber), 500_500)
+    })
+  )
+
+  test(
+    "what succeeds at once goes on in whatever the fiber does next, a million times over",
+    Effect.gen(function*() {
+      const one = Effect.withFiber((fiber) => succeed(fiber, 1))
+      assert.strictEqual(Effect.runSync(one), 1)
+      assert.deepStrictEqual(yield* Effect.exit(one), Exit.succeed(1))
+      let sum = 0
+      while (sum < 100_000) sum += yield* one
+      yield* Effect.forever(
+        Effect.flatMap(one, (value) => (sum += value) < 1_000_000 ? Effect.void : Effect.fail("enough")),
+        { disableYield: true }
+      ).pipe(Effect.ignore)
+      assert.strictEqual(sum, 1_000_000)
+      assert.strictEqual(yield* Effect.catch(Effect.andThen(one, Effect.fail("no")), () => one), 1)
+    })
+  )
+
+  test(
+    "what succeeds at once does not outrun an interrupt",
+    Effect.gen(function*() {
+      let after = false
+      const fiber = Effect.runFork(
+        Effect.andThen(
+          Effect.withFiber((fiber) => {
+            fiber.interruptUnsafe()
+            return succeed(fiber, 1)
+          }),
+          Effect.sync(() => {
+            after = true
+          })
+        )
+      )
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+      assert.isFalse(after)
     })
   )
 

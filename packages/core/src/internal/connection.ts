@@ -11,10 +11,10 @@ import * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
 import type * as Connection from "../Connection.ts"
-import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
+import { Closed, ConnectionError, Failed, LimitExceeded, Reset, Timeout } from "../ConnectionError.ts"
 import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
-import { Parking } from "./parking.ts"
+import { Parking, succeed } from "./parking.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
 
@@ -64,6 +64,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private loan: Loan | undefined
   /** Output that waits for more, see `writeLater`. */
   private batch: Array<Uint8Array | string> | undefined
+  /** The end of it, which is text: to strings, strings are added. */
+  private batchText = ""
   /** Has input arrived since something was last written? Then an answer may be owed. */
   private unanswered = false
   /** When something last happened, kept only where an idle timeout needs it. */
@@ -113,8 +115,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.delivering = true
     this.loan = loan
     const { waiting } = this
-    if (waiting?.direct !== undefined && this.input.length === 0) this.finishRead(waiting.direct(chunk, loan))
-    else {
+    if (waiting?.direct !== undefined && this.input.length === 0) {
+      this.finishRead(Effect.succeed(waiting.direct(chunk, loan)))
+    } else {
       if (this.input === noInput) this.input = new InputBuffer()
       this.input.push(chunk, loan)
       if (waiting === undefined) {
@@ -123,8 +126,10 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
           this.wire.pause()
         }
       } else {
-        const result = waiting.step(this.input, this)
-        if (result !== undefined) this.finishRead(result)
+        const result = waiting.step(this.input)
+        if (result !== undefined) {
+          this.finishRead(result instanceof LimitExceeded ? this.fail(result) : Effect.succeed(result))
+        }
       }
     }
     this.delivering = false
@@ -174,7 +179,10 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         )
       }
       if (lender === this) lender = undefined
-      return this.tryRead(read, readsAhead) ?? this.wait(read, readsAhead, fiber)
+      // What has arrived comes before what has happened since.
+      const result = this.closedHere ? undefined : read.step(this.input)
+      if (result === undefined) return this.endOf(read, readsAhead) ?? this.wait(read, readsAhead, fiber)
+      return result instanceof LimitExceeded ? this.fail(result) : succeed(fiber, result)
     })
   }
 
@@ -199,14 +207,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.waiting = undefined
   }
 
-  /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */
-  private tryRead<A>(
+  /** How a read ends for which there is not enough input; `undefined` where it has to wait. */
+  private endOf<A>(
     read: Reads.Read<A>,
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> | undefined {
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
-    const result = read.step(this.input, this)
-    if (result !== undefined) return result
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.ended || this.released) return read.end(this.input, this)
     if (this.timedOut) return this.fail(new Timeout({ deadline: "idleTimeout" }))
@@ -225,8 +231,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   /** Something other than input has happened: it may end a waiting read. */
   private recheckRead(): void {
     if (this.waiting === undefined) return
-    const result = this.tryRead(this.waiting, this.waitingAhead)
-    if (result !== undefined) this.finishRead(result)
+    const end = this.endOf(this.waiting, this.waitingAhead)
+    if (end !== undefined) this.finishRead(end)
   }
 
   /** Borrowed bytes that are still in use when their delivery ends, or wait to be sent, become the handler's for good. */
@@ -294,13 +300,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   private _write: Connection.Connection["write"] | undefined
   get write(): Connection.Connection["write"] {
-    return this._write ??= (chunk) => Effect.suspend(() => this.writeNow(chunk))
+    return this._write ??= (chunk) => Effect.withFiber((fiber) => this.writeNow(chunk) ?? succeed(fiber, undefined))
   }
 
-  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> {
+  /** What is left to wait for, or a failure; `undefined` where it is done. */
+  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     const failure = this.outputFailure()
-    if (failure !== undefined) return failure
-    if (chunk.length === 0) return Effect.void
+    if (failure !== undefined || chunk.length === 0) return failure
     this.unanswered = false
     if (this.now !== undefined) this.lastActivity = this.now()
     if (this.batch !== undefined || this.input.length > 0) return this.writeLater(chunk)
@@ -308,7 +314,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     // It may be borrowed bytes that wait to be sent, this connection's or those of one that relays to it.
     if (lender !== undefined && this.wire.unsent > 0) lender.keepLent()
     if (this.endWhenIdle) this.recheckRead()
-    return below ? Effect.void : this.drain
+    return below ? undefined : this.drain
   }
 
   /**
@@ -316,20 +322,22 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
    * pipelined": 0.1 of raw node:net without this). They leave when the last request is taken, when a read has to wait, when
    * they are many, or else when the running code lets go.
    */
-  private writeLater(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> {
+  private writeLater(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     if (this.batch === undefined) {
       this.batch = []
       this.batchLength = 0
       if (!this.delivering) queueMicrotask(() => this.flush())
     }
-    const last = this.batch.length - 1
     // Strings become one string: cheaper than a list that is joined.
-    if (typeof chunk !== "string") this.batch.push(new Uint8Array(chunk))
-    else if (typeof this.batch[last] === "string") this.batch[last] += chunk
-    else this.batch.push(chunk)
+    if (typeof chunk === "string") this.batchText += chunk
+    else {
+      if (this.batchText !== "") this.batch.push(this.batchText)
+      this.batchText = ""
+      this.batch.push(new Uint8Array(chunk))
+    }
     this.batchLength += chunk.length
-    if (this.input.length > 0 && this.batchLength < batchLimit) return Effect.void
-    return this.flush() ? Effect.void : this.drain
+    if (this.input.length > 0 && this.batchLength < batchLimit) return undefined
+    return this.flush() ? undefined : this.drain
   }
 
   /** Hands over what was written later; `false` where the output is above its high-water mark then. */
@@ -337,6 +345,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const { batch } = this
     if (batch === undefined) return true
     this.batch = undefined
+    if (this.batchText !== "") batch.push(this.batchText)
+    this.batchText = ""
     if (this.lost !== undefined || this.released || this.destroyed) return true
     const joined = join(batch)
     const below = joined === undefined
@@ -349,11 +359,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private _writeAll: Connection.Connection["writeAll"] | undefined
   get writeAll(): Connection.Connection["writeAll"] {
     return this._writeAll ??= (chunks) =>
-      Effect.suspend(() => {
+      Effect.withFiber((fiber) => {
         const joined = join(chunks)
-        if (joined !== undefined) return this.writeNow(joined)
         // All are handed over before the first wait: no other fiber's write can come between them.
-        return chunks.reduce<Effect.Effect<void, ConnectionError>>((_, chunk) => this.writeNow(chunk), Effect.void)
+        const left = joined === undefined
+          ? chunks.map((chunk) => this.writeNow(chunk)).at(-1)
+          : this.writeNow(joined)
+        return left ?? succeed(fiber, undefined)
       })
   }
 

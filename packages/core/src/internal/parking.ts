@@ -1,6 +1,7 @@
 /**
  * A place where one fiber waits until it is woken. `Effect.callback` does that too, for three closures and two primitives
- * each time; this does it for none (bench "ping-pong 64 B × 64 unix": 0.87 of raw node:net with `Effect.callback`).
+ * each time; this does it for none (bench "ping-pong 64 B × 64 unix": 0.87 of raw node:net with `Effect.callback`). And a way
+ * to go on at once, for what has not to wait (bench "lines pipelined", loop: CPU time 1.28 of raw node:net's, 1.45 without).
  *
  * It rests on what a fiber of Effect looks like inside, which is not documented. So it is tried out once, before its first
  * use; where it does not work as it must, `Effect.callback` does the same. Nothing else in the project knows of any of this.
@@ -16,6 +17,8 @@ interface Insides {
   /** Set while the fiber is suspended; called when it goes on. */
   _yielded: () => void
   readonly evaluate: (effect: Effect.Effect<any, any>) => void
+  /** Goes on with what is on the stack; what it returns is for the run loop. */
+  readonly succeedWith: <A>(value: A) => Effect.Effect<A>
 }
 
 /** What an effect returns to the run loop of a fiber that it has suspended. */
@@ -72,6 +75,12 @@ export class Parking<A, E> {
   }
 }
 
+/** What an `Effect.withFiber` returns to succeed with `value`: `Effect.succeed` without its object, and without its turn. */
+export const succeed = <A>(fiber: Fiber.Fiber<unknown, unknown>, value: A): Effect.Effect<A> =>
+  parking.enabled && (parking.available ??= worksAsItMust())
+    ? (fiber as unknown as Insides).succeedWith(value)
+    : Effect.succeed(value)
+
 /** Tests look at `available`, and switch it off with `enabled` to run the way without it; nothing else does. */
 export const parking: { available: boolean | undefined; enabled: boolean } = { available: undefined, enabled: true }
 
@@ -101,7 +110,9 @@ const worksAsItMust = (): boolean => {
       : after.cause.reasons[0]?._tag
   }
   try {
-    return outcome((place) => place.wake(Effect.succeed(1))) === 2 &&
+    const sum = Effect.map(Effect.withFiber((fiber) => succeed(fiber, 1)), (value) => value + 1)
+    return Effect.runSync(sum) === 2 &&
+      outcome((place) => place.wake(Effect.succeed(1))) === 2 &&
       outcome((place) => place.wake(Effect.fail("no"))) === "Fail" &&
       outcome((_, fiber) => fiber.interruptUnsafe()) === "Interrupt" &&
       interrupted === 1
