@@ -14,7 +14,7 @@ import type * as Connection from "../Connection.ts"
 import { Closed, ConnectionError, Failed, LimitExceeded, Reset, Timeout } from "../ConnectionError.ts"
 import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
-import { Parking, succeed } from "./parking.ts"
+import { done, Parking, succeed } from "./parking.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
 
@@ -52,9 +52,11 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
   readonly wire: Wire
   private input = noInput
-  /** Where the fiber of the waiting read is, and that read, if there is one. */
+  /** Where the fiber of the waiting read is, and that read. Its fiber may have been interrupted: `isReading` knows. */
   private readonly reader = new Parking<any, ConnectionError | Cause.Done>(this)
   private waiting: Reads.Read<any> | undefined
+  /** The chunk that is handed over to the waiting read, where it takes chunks as they come. */
+  private arrived: Uint8Array | undefined
   /** Is it the `socket` view's read, whose owner may be computing an answer? */
   private waitingAhead = false
   private closedHere = false
@@ -114,22 +116,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.now !== undefined) this.lastActivity = this.now()
     this.delivering = true
     this.loan = loan
-    const { waiting } = this
-    if (waiting?.direct !== undefined && this.input.length === 0) {
-      this.finishRead(Effect.succeed(waiting.direct(chunk, loan)))
-    } else {
+    if (!this.handOver(chunk)) {
       if (this.input === noInput) this.input = new InputBuffer()
       this.input.push(chunk, loan)
-      if (waiting === undefined) {
-        if (this.input.length > readAhead && this.flowing) {
-          this.flowing = false
-          this.wire.pause()
-        }
-      } else {
-        const result = waiting.step(this.input)
-        if (result !== undefined) {
-          this.finishRead(result instanceof LimitExceeded ? this.fail(result) : Effect.succeed(result))
-        }
+      const taken = this.waiting !== undefined && this.reader.wake()
+      if (!taken && this.input.length > readAhead && this.flowing) {
+        this.flowing = false
+        this.wire.pause()
       }
     }
     this.delivering = false
@@ -138,6 +131,24 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.keepLent()
     this.loan = undefined
     this.input.keep()
+  }
+
+  /** Gives a chunk to a waiting read that takes it as it is, if there is one. */
+  private handOver(chunk: Uint8Array): boolean {
+    if (this.waiting?.direct === undefined || this.input.length > 0) return false
+    this.arrived = chunk
+    const taken = this.reader.wakeToTake()
+    this.arrived = undefined
+    return taken
+  }
+
+  /** The fiber of the waiting read takes what was handed over. */
+  onTaken(): any {
+    const chunk = this.arrived!
+    const read = this.waiting!
+    this.arrived = undefined
+    this.waiting = undefined
+    return read.direct!(chunk, this.loan)
   }
 
   onEnd(): void {
@@ -171,7 +182,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
     return Effect.withFiber((fiber) => {
-      if (this.waiting !== undefined) {
+      if (this.isReading) {
         return Effect.die(
           new Error(
             `connection ${this.id}: a read is already waiting; one fiber at a time may read, let the others get their input from it`
@@ -179,10 +190,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         )
       }
       if (lender === this) lender = undefined
-      // What has arrived comes before what has happened since.
-      const result = this.closedHere ? undefined : read.step(this.input)
-      if (result === undefined) return this.endOf(read, readsAhead) ?? this.wait(read, readsAhead, fiber)
-      return result instanceof LimitExceeded ? this.fail(result) : succeed(fiber, result)
+      return this.tryRead(read, readsAhead, fiber) ?? this.wait(read, readsAhead, fiber)
     })
   }
 
@@ -202,17 +210,29 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return this.reader.park(fiber)
   }
 
-  /** The fiber that waits for input is interrupted. */
-  onInterrupted(): void {
-    this.waiting = undefined
+  private get isReading(): boolean {
+    return this.waiting !== undefined && this.reader.occupied
   }
 
-  /** How a read ends for which there is not enough input; `undefined` where it has to wait. */
-  private endOf<A>(
+  /** The fiber of the waiting read, woken, looks for itself what there is. */
+  onWoken(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, ConnectionError | Cause.Done> {
+    const read = this.waiting!
+    this.waiting = undefined
+    const result = this.tryRead(read, this.waitingAhead, fiber)
+    if (result !== undefined) return result
+    this.waiting = read
+    return this.reader.park(fiber)
+  }
+
+  /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */
+  private tryRead<A>(
     read: Reads.Read<A>,
-    readsAhead: boolean
+    readsAhead: boolean,
+    fiber: Fiber.Fiber<unknown, unknown>
   ): Effect.Effect<A, ConnectionError | Cause.Done> | undefined {
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
+    const result = read.step(this.input)
+    if (result !== undefined) return result instanceof LimitExceeded ? this.fail(result) : succeed(fiber, result)
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.ended || this.released) return read.end(this.input, this)
     if (this.timedOut) return this.fail(new Timeout({ deadline: "idleTimeout" }))
@@ -223,16 +243,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return undefined
   }
 
-  private finishRead(result: Effect.Effect<any, ConnectionError | Cause.Done>): void {
-    this.waiting = undefined
-    this.reader.wake(result)
-  }
-
   /** Something other than input has happened: it may end a waiting read. */
   private recheckRead(): void {
-    if (this.waiting === undefined) return
-    const end = this.endOf(this.waiting, this.waitingAhead)
-    if (end !== undefined) this.finishRead(end)
+    if (this.waiting !== undefined) this.reader.wake()
   }
 
   /** Borrowed bytes that are still in use when their delivery ends, or wait to be sent, become the handler's for good. */
@@ -300,7 +313,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   private _write: Connection.Connection["write"] | undefined
   get write(): Connection.Connection["write"] {
-    return this._write ??= (chunk) => Effect.withFiber((fiber) => this.writeNow(chunk) ?? succeed(fiber, undefined))
+    return this._write ??= (chunk) => Effect.withFiber((fiber) => this.writeNow(chunk) ?? done(fiber))
   }
 
   /** What is left to wait for, or a failure; `undefined` where it is done. */
@@ -365,7 +378,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         const left = joined === undefined
           ? chunks.map((chunk) => this.writeNow(chunk)).at(-1)
           : this.writeNow(joined)
-        return left ?? succeed(fiber, undefined)
+        return left ?? done(fiber)
       })
   }
 
@@ -477,7 +490,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
   get silentSince(): number | undefined {
-    return this.waiting === undefined ? undefined : this.lastActivity
+    return this.isReading ? this.lastActivity : undefined
   }
 
   /** Ends the waiting read, and all later ones, with `Timeout`. */
