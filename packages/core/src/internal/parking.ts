@@ -1,7 +1,7 @@
 /**
  * A place where one fiber waits until it is woken. `Effect.callback` does that too, for three closures and two primitives
  * each time; this does it for none (bench "ping-pong 64 B × 64 unix": 0.87 of raw node:net with `Effect.callback`). And a way
- * to go on at once, for what has not to wait (bench "lines pipelined", loop: CPU time 1.28 of raw node:net's, 1.45 without).
+ * to go on at once, for what has not to wait (bench "lines pipelined", loop: a quarter of the interpreter's time).
  *
  * It rests on what a fiber of Effect looks like inside, which is not documented. So it is tried out once, before its first
  * use; where it does not work as it must, `Effect.callback` does the same. Nothing else in the project knows of any of this.
@@ -130,28 +130,30 @@ export const done = (fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<void> 
 /** Tests look at `available`, and switch it off with `enabled` to run the way without it; nothing else does. */
 export const parking: { available: boolean | undefined; enabled: boolean } = { available: undefined, enabled: true }
 
+/** A fiber parks and is ended by `end`: what it ends with, if it ends, or `undefined`. */
+const outcome = (
+  next: Effect.Effect<number, string> | undefined,
+  end: (place: Parking<number, string>, fiber: Fiber.Fiber<unknown, unknown>) => void
+) => {
+  const place = new Parking<number, string>({ onTaken: () => 1, onWoken: (fiber) => next ?? succeed(fiber, 1) })
+  const fiber = Effect.runFork(
+    Effect.matchCause(Effect.withFiber((fiber) => place.park(fiber)), {
+      onSuccess: (value) => value + 1,
+      onFailure: (cause) => cause.reasons[0]?._tag
+    })
+  )
+  const before = fiber.pollUnsafe()
+  end(place, fiber)
+  const after = fiber.pollUnsafe() as Exit.Exit<any, never> | undefined
+  return before !== undefined || after === undefined || place.occupied
+    ? undefined
+    : after._tag === "Success"
+    ? after.value
+    : after.cause.reasons[0]?._tag
+}
+
 const worksAsItMust = (): boolean => {
   parking.available = true
-  const outcome = (
-    next: Effect.Effect<number, string> | undefined,
-    end: (place: Parking<number, string>, fiber: Fiber.Fiber<unknown, unknown>) => void
-  ) => {
-    const place = new Parking<number, string>({ onTaken: () => 1, onWoken: (fiber) => next ?? succeed(fiber, 1) })
-    const fiber = Effect.runFork(
-      Effect.matchCause(Effect.withFiber((fiber) => place.park(fiber)), {
-        onSuccess: (value) => value + 1,
-        onFailure: (cause) => cause.reasons[0]?._tag
-      })
-    )
-    const before = fiber.pollUnsafe()
-    end(place, fiber)
-    const after = fiber.pollUnsafe() as Exit.Exit<any, never> | undefined
-    return before !== undefined || after === undefined || place.occupied
-      ? undefined
-      : after._tag === "Success"
-      ? after.value
-      : after.cause.reasons[0]?._tag
-  }
   try {
     return outcome(undefined, (place) => place.wake()) === 2 &&
       outcome(undefined, (place) => place.wakeToTake()) === 2 &&
