@@ -121,7 +121,7 @@ export class WorkerDispatch extends Context.Service<WorkerDispatch, {
   /** Starts workers for one server's handler, or says why it cannot. */
   readonly make: <E>(
     handler: Portable<any, unknown, unknown, E>,
-    publish: (event: () => WorkerEvent) => void
+    publish: (event: WorkerEvent) => void
   ) => Effect.Effect<Workers, ListenError | E, Scope.Scope>
 }>()("@socketserver/core/WorkerDispatch") {}
 

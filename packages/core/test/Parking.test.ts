@@ -1,21 +1,21 @@
 /** A place where a fiber waits, both ways: on the inside of a fiber, and by `Effect.callback`. */
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber } from "effect"
 import { AsyncLocalStorage } from "node:async_hooks"
-import { Parking, parking } from "../src/internal/parking.ts"
+import { Parking, parking, succeed } from "../src/internal/parking.ts"
 
-/** A place, how often its fiber was interrupted, and the effect that waits there. */
+/** A place, the effect that waits there, and a way to wake it with an effect. */
 const makePlace = () => {
-  const place = {
-    interrupted: 0,
-    onInterrupted: () => {
-      place.interrupted++
-    },
-    parking: undefined as unknown as Parking<number, string>,
-    wait: Effect.withFiber((fiber): Effect.Effect<number, string> => place.parking.park(fiber))
+  let next: Effect.Effect<number, string> = Effect.die("woken with nothing")
+  const parking: Parking<number, string> = new Parking({ onTaken: () => 41, onWoken: () => next })
+  return {
+    parking,
+    wait: Effect.withFiber((fiber): Effect.Effect<number, string> => parking.park(fiber)),
+    wake: (effect: Effect.Effect<number, string>): boolean => {
+      next = effect
+      return parking.wake()
+    }
   }
-  place.parking = new Parking(place)
-  return place
 }
 
 it("works on the inside of this Effect's fibers", () => {
@@ -40,13 +40,20 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
       const place = makePlace()
       const fiber = Effect.runFork(Effect.map(place.wait, (value) => value + 1))
       assert.isUndefined(fiber.pollUnsafe())
-      place.parking.wake(Effect.succeed(41))
+      assert.isTrue(place.parking.occupied)
+      assert.isTrue(place.wake(Effect.succeed(41)))
       assert.strictEqual(yield* Fiber.join(fiber), 42)
+      assert.isFalse(place.parking.occupied)
+
+      const taking = Effect.runFork(Effect.map(place.wait, (value) => value + 1))
+      assert.isTrue(place.parking.wakeToTake())
+      assert.strictEqual(yield* Fiber.join(taking), 42)
 
       const failing = Effect.runFork(Effect.flip(place.wait))
-      place.parking.wake(Effect.fail("no"))
+      place.wake(Effect.fail("no"))
       assert.strictEqual(yield* Fiber.join(failing), "no")
-      assert.strictEqual(place.interrupted, 0)
+      assert.isFalse(place.wake(Effect.succeed(1)))
+      assert.isFalse(place.parking.wakeToTake())
     })
   )
 
@@ -59,13 +66,79 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
           ? Effect.succeed(0)
           : Effect.flatMap(place.wait, (value) => Effect.map(sum(rest - 1), (n) => n + value))
       const fiber = Effect.runFork(sum(1_000))
-      for (let i = 1; i <= 1_000; i++) place.parking.wake(Effect.succeed(i))
+      for (let i = 1; i <= 1_000; i++) place.wake(Effect.succeed(i))
       assert.strictEqual(yield* Fiber.join(fiber), 500_500)
     })
   )
 
   test(
-    "an interrupt ends the wait, says so once, and runs finalizers",
+    "a fiber that was interrupted, and is busy with its finalizers, does not wait any more",
+    Effect.gen(function*() {
+      const place = makePlace()
+      const cleaning = yield* Deferred.make<void>()
+      const fiber = Effect.runFork(Effect.ensuring(place.wait, Deferred.await(cleaning)))
+      fiber.interruptUnsafe()
+      assert.isUndefined(fiber.pollUnsafe())
+      assert.isFalse(place.parking.occupied)
+      const other = Effect.runFork(place.wait)
+      assert.isTrue(place.wake(Effect.succeed(3)))
+      assert.strictEqual(yield* Fiber.join(other), 3)
+      yield* Deferred.succeed(cleaning, undefined)
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+    })
+  )
+
+  test(
+    "asked whether it is there, a fiber goes on waiting",
+    Effect.gen(function*() {
+      const place = makePlace()
+      const fiber = Effect.runFork(place.wait)
+      for (let i = 0; i < 3; i++) assert.isTrue(place.parking.occupied)
+      assert.isUndefined(fiber.pollUnsafe())
+      assert.isTrue(place.wake(Effect.flatMap(Effect.succeed(5), (n) => Effect.succeed(n + 1))))
+      assert.strictEqual(yield* Fiber.join(fiber), 6)
+    })
+  )
+
+  test(
+    "what succeeds at once goes on in whatever the fiber does next, a million times over",
+    Effect.gen(function*() {
+      const one = Effect.withFiber((fiber) => succeed(fiber, 1))
+      assert.strictEqual(Effect.runSync(one), 1)
+      assert.deepStrictEqual(yield* Effect.exit(one), Exit.succeed(1))
+      let sum = 0
+      while (sum < 100_000) sum += yield* one
+      yield* Effect.forever(
+        Effect.flatMap(one, (value) => (sum += value) < 1_000_000 ? Effect.void : Effect.fail("enough")),
+        { disableYield: true }
+      ).pipe(Effect.ignore)
+      assert.strictEqual(sum, 1_000_000)
+      assert.strictEqual(yield* Effect.catch(Effect.andThen(one, Effect.fail("no")), () => one), 1)
+    })
+  )
+
+  test(
+    "what succeeds at once does not outrun an interrupt",
+    Effect.gen(function*() {
+      let after = false
+      const fiber = Effect.runFork(
+        Effect.andThen(
+          Effect.withFiber((fiber) => {
+            fiber.interruptUnsafe()
+            return succeed(fiber, 1)
+          }),
+          Effect.sync(() => {
+            after = true
+          })
+        )
+      )
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+      assert.isFalse(after)
+    })
+  )
+
+  test(
+    "an interrupt ends the wait, so that nobody is there to be woken, and runs finalizers",
     Effect.gen(function*() {
       const place = makePlace()
       let finalized = false
@@ -80,7 +153,9 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
       const exit = yield* Effect.exit(Effect.andThen(Fiber.interrupt(fiber), Fiber.join(fiber)))
       assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
       assert.isTrue(finalized)
-      assert.strictEqual(place.interrupted, 1)
+      assert.isFalse(place.parking.occupied)
+      assert.isFalse(place.parking.wakeToTake())
+      assert.isFalse(place.wake(Effect.succeed(1)))
     })
   )
 
@@ -97,7 +172,7 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
       )
       yield* Fiber.interrupt(fiber)
       assert.isFalse(recovered)
-      assert.strictEqual(place.interrupted, 1)
+      assert.isFalse(place.parking.occupied)
     })
   )
 
@@ -114,8 +189,8 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
       )
       fiber.interruptUnsafe()
       assert.isUndefined(fiber.pollUnsafe())
-      assert.strictEqual(place.interrupted, 0)
-      place.parking.wake(Effect.succeed(1))
+      assert.isTrue(place.parking.occupied)
+      place.wake(Effect.succeed(1))
       const exit = fiber.pollUnsafe()
       assert.isTrue(exit !== undefined && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
       assert.deepStrictEqual(seen, [1])
@@ -127,9 +202,9 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
     Effect.gen(function*() {
       const place = makePlace()
       assert.strictEqual(yield* Effect.race(place.wait, Effect.succeed(7)), 7)
-      assert.isAtMost(place.interrupted, 1)
+      assert.isFalse(place.parking.occupied)
       const fiber = Effect.runFork(place.wait)
-      place.parking.wake(Effect.succeed(8))
+      place.wake(Effect.succeed(8))
       assert.strictEqual(yield* Fiber.join(fiber), 8)
     })
   )
@@ -140,7 +215,7 @@ describe.each([["on the inside of a fiber", true], ["by Effect.callback", false]
       const storage = new AsyncLocalStorage<string>()
       const place = makePlace()
       const fiber = storage.run("mine", () => Effect.runFork(Effect.map(place.wait, () => storage.getStore())))
-      storage.run("another's", () => place.parking.wake(Effect.succeed(1)))
+      storage.run("another's", () => place.wake(Effect.succeed(1)))
       assert.strictEqual(yield* Fiber.join(fiber), "mine")
     })
   )

@@ -11,11 +11,11 @@ import * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
 import type * as Connection from "../Connection.ts"
-import { Closed, ConnectionError, Failed, Reset, Timeout } from "../ConnectionError.ts"
+import { Closed, ConnectionError, Failed, LimitExceeded, Reset, Timeout } from "../ConnectionError.ts"
 import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
 import type { ConnectionState } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
-import { Parking } from "./parking.ts"
+import { done, Parking, succeed } from "./parking.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
 
@@ -55,9 +55,11 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
   wire: Wire
   private input = noInput
-  /** Where the fiber of the waiting read is, and that read, if there is one. */
+  /** Where the fiber of the waiting read is, and that read. Its fiber may have been interrupted: `isReading` knows. */
   private readonly reader = new Parking<any, ConnectionError | Cause.Done>(this)
   private waiting: Reads.Read<any> | undefined
+  /** The chunk that is handed over to the waiting read, where it takes chunks as they come. */
+  private arrived: Uint8Array | undefined
   /** Is it the `socket` view's read, whose owner may be computing an answer? */
   private waitingAhead = false
   private closedHere = false
@@ -67,6 +69,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private loan: Loan | undefined
   /** Output that waits for more, see `writeLater`. */
   private batch: Array<Uint8Array | string> | undefined
+  /** The end of it, which is text: to strings, strings are added. */
+  private batchText = ""
   /** Has input arrived since something was last written? Then an answer may be owed. */
   private unanswered = false
   /** When something last happened, kept only where an idle timeout needs it. */
@@ -117,19 +121,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.now !== undefined) this.lastActivity = this.now()
     this.delivering = true
     this.loan = loan
-    const { waiting } = this
-    if (waiting?.direct !== undefined && this.input.length === 0) this.finishRead(waiting.direct(chunk, loan))
-    else {
+    if (!this.handOver(chunk)) {
       if (this.input === noInput) this.input = new InputBuffer()
       this.input.push(chunk, loan)
-      if (waiting === undefined) {
-        if (this.input.length > readAhead && this.flowing) {
-          this.flowing = false
-          this.wire.pause()
-        }
-      } else {
-        const result = waiting.step(this.input, this)
-        if (result !== undefined) this.finishRead(result)
+      const taken = this.waiting !== undefined && this.reader.wake()
+      if (!taken && this.input.length > readAhead && this.flowing) {
+        this.flowing = false
+        this.wire.pause()
       }
     }
     this.delivering = false
@@ -138,6 +136,24 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.keepLent()
     this.loan = undefined
     this.input.keep()
+  }
+
+  /** Gives a chunk to a waiting read that takes it as it is, if there is one. */
+  private handOver(chunk: Uint8Array): boolean {
+    if (this.waiting?.direct === undefined || this.input.length > 0) return false
+    this.arrived = chunk
+    const taken = this.reader.wakeToTake()
+    this.arrived = undefined
+    return taken
+  }
+
+  /** The fiber of the waiting read takes what was handed over. */
+  onTaken(): any {
+    const chunk = this.arrived!
+    const read = this.waiting!
+    this.arrived = undefined
+    this.waiting = undefined
+    return read.direct!(chunk, this.loan)
   }
 
   onEnd(): void {
@@ -173,7 +189,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
     return Effect.withFiber((fiber) => {
-      if (this.waiting !== undefined) {
+      if (this.isReading) {
         return Effect.die(
           new Error(
             `connection ${this.id}: a read is already waiting; one fiber at a time may read, let the others get their input from it`
@@ -181,7 +197,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         )
       }
       if (lender === this) lender = undefined
-      return this.tryRead(read, readsAhead) ?? this.wait(read, readsAhead, fiber)
+      return this.tryRead(read, readsAhead, fiber) ?? this.wait(read, readsAhead, fiber)
     })
   }
 
@@ -201,19 +217,29 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return this.reader.park(fiber)
   }
 
-  /** The fiber that waits for input is interrupted. */
-  onInterrupted(): void {
+  private get isReading(): boolean {
+    return this.waiting !== undefined && this.reader.occupied
+  }
+
+  /** The fiber of the waiting read, woken, looks for itself what there is. */
+  onWoken(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, ConnectionError | Cause.Done> {
+    const read = this.waiting!
     this.waiting = undefined
+    const result = this.tryRead(read, this.waitingAhead, fiber)
+    if (result !== undefined) return result
+    this.waiting = read
+    return this.reader.park(fiber)
   }
 
   /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */
   private tryRead<A>(
     read: Reads.Read<A>,
-    readsAhead: boolean
+    readsAhead: boolean,
+    fiber: Fiber.Fiber<unknown, unknown>
   ): Effect.Effect<A, ConnectionError | Cause.Done> | undefined {
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
-    const result = read.step(this.input, this)
-    if (result !== undefined) return result
+    const result = read.step(this.input)
+    if (result !== undefined) return result instanceof LimitExceeded ? this.fail(result) : succeed(fiber, result)
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.ended || this.released) return read.end(this.input, this)
     if (this.timedOut) return this.fail(new Timeout({ deadline: "idleTimeout" }))
@@ -224,16 +250,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return undefined
   }
 
-  private finishRead(result: Effect.Effect<any, ConnectionError | Cause.Done>): void {
-    this.waiting = undefined
-    this.reader.wake(result)
-  }
-
   /** Something other than input has happened: it may end a waiting read. */
   private recheckRead(): void {
-    if (this.waiting === undefined) return
-    const result = this.tryRead(this.waiting, this.waitingAhead)
-    if (result !== undefined) this.finishRead(result)
+    if (this.waiting !== undefined) this.reader.wake()
   }
 
   /** Borrowed bytes that are still in use when their delivery ends, or wait to be sent, become the handler's for good. */
@@ -301,13 +320,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   private _write: Connection.Connection["write"] | undefined
   get write(): Connection.Connection["write"] {
-    return this._write ??= (chunk) => Effect.suspend(() => this.writeNow(chunk))
+    return this._write ??= (chunk) => Effect.withFiber((fiber) => this.writeNow(chunk) ?? done(fiber))
   }
 
-  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> {
+  /** What is left to wait for, or a failure; `undefined` where it is done. */
+  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     const failure = this.outputFailure()
-    if (failure !== undefined) return failure
-    if (chunk.length === 0) return Effect.void
+    if (failure !== undefined || chunk.length === 0) return failure
     this.unanswered = false
     if (this.now !== undefined) this.lastActivity = this.now()
     if (this.batch !== undefined || this.input.length > 0) return this.writeLater(chunk)
@@ -315,7 +334,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     // It may be borrowed bytes that wait to be sent, this connection's or those of one that relays to it.
     if (lender !== undefined && this.wire.unsent > 0) lender.keepLent()
     if (this.endWhenIdle) this.recheckRead()
-    return below ? Effect.void : this.drain
+    return below ? undefined : this.drain
   }
 
   /**
@@ -323,20 +342,22 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
    * pipelined": 0.1 of raw node:net without this). They leave when the last request is taken, when a read has to wait, when
    * they are many, or else when the running code lets go.
    */
-  private writeLater(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> {
+  private writeLater(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     if (this.batch === undefined) {
       this.batch = []
       this.batchLength = 0
       if (!this.delivering) queueMicrotask(() => this.flush())
     }
-    const last = this.batch.length - 1
     // Strings become one string: cheaper than a list that is joined.
-    if (typeof chunk !== "string") this.batch.push(new Uint8Array(chunk))
-    else if (typeof this.batch[last] === "string") this.batch[last] += chunk
-    else this.batch.push(chunk)
+    if (typeof chunk === "string") this.batchText += chunk
+    else {
+      if (this.batchText !== "") this.batch.push(this.batchText)
+      this.batchText = ""
+      this.batch.push(new Uint8Array(chunk))
+    }
     this.batchLength += chunk.length
-    if (this.input.length > 0 && this.batchLength < batchLimit) return Effect.void
-    return this.flush() ? Effect.void : this.drain
+    if (this.input.length > 0 && this.batchLength < batchLimit) return undefined
+    return this.flush() ? undefined : this.drain
   }
 
   /** Hands over what was written later; `false` where the output is above its high-water mark then. */
@@ -344,6 +365,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const { batch } = this
     if (batch === undefined) return true
     this.batch = undefined
+    if (this.batchText !== "") batch.push(this.batchText)
+    this.batchText = ""
     if (this.lost !== undefined || this.released || this.destroyed) return true
     const joined = join(batch)
     const below = joined === undefined
@@ -356,11 +379,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private _writeAll: Connection.Connection["writeAll"] | undefined
   get writeAll(): Connection.Connection["writeAll"] {
     return this._writeAll ??= (chunks) =>
-      Effect.suspend(() => {
+      Effect.withFiber((fiber) => {
         const joined = join(chunks)
-        if (joined !== undefined) return this.writeNow(joined)
         // All are handed over before the first wait: no other fiber's write can come between them.
-        return chunks.reduce<Effect.Effect<void, ConnectionError>>((_, chunk) => this.writeNow(chunk), Effect.void)
+        const left = joined === undefined
+          ? chunks.map((chunk) => this.writeNow(chunk)).at(-1)
+          : this.writeNow(joined)
+        return left ?? done(fiber)
       })
   }
 
@@ -472,7 +497,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
   get silentSince(): number | undefined {
-    return this.waiting === undefined || this.remote ? undefined : this.lastActivity
+    return this.isReading && !this.remote ? this.lastActivity : undefined
   }
 
   /** Ends the waiting read, and all later ones, with `Timeout`. */

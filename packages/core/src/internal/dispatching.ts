@@ -23,7 +23,7 @@ export interface Dispatched {
 export interface WorkersOfServer {
   readonly info: () => WorkersInfo
   /** Where the server publishes its events, once it is there. */
-  publish: ((event: () => WorkerEvent) => void) | undefined
+  publish: ((event: WorkerEvent) => void) | undefined
 }
 
 type PlainHandler = (subject: any) => Effect.Effect<any, any, any>

@@ -108,24 +108,32 @@ export class InputBuffer {
   private text: string | undefined
   private textLeft = 0
 
-  /** Where the next `\n` stands; -1 where there is none. */
-  indexOfLineEnd(): number {
-    const { text } = this
-    if (text === undefined || this.textLeft <= 0) return this.indexOfNext(newline)
-    const from = text.length - this.textLeft
-    return text.indexOf("\n", from) - from
+  /**
+   * The next line, if it is among those that were decoded together, and has `max` bytes at most. All of a pipelined line's
+   * cost but the interpreter's is here, so nothing is looked at twice.
+   */
+  takeDecodedLine(max: number): string | undefined {
+    const { text, textLeft } = this
+    if (text === undefined || textLeft <= 0) return undefined
+    const from = text.length - textLeft
+    const newline = text.indexOf("\n", from)
+    const end = newline > from && text.charCodeAt(newline - 1) === carriageReturn ? newline - 1 : newline
+    if (end - from > max) return undefined
+    this.textLeft = text.length - newline - 1
+    this.start += newline + 1 - from
+    this.searched = 0
+    if (this.start === this.end) this.next()
+    return text.slice(from, end)
   }
 
   /** The next `length` bytes as text; they and the rest of the line, whose `\n` is at `index`, are skipped. */
   takeLine(length: number, index: number): string {
-    if (this.textLeft <= 0 && index + 1 < this.length) this.decodeLines()
-    const { text } = this
-    let line: string
-    if (text === undefined || this.textLeft <= 0) line = decoder.decode(this.peek(length))
-    else {
-      const from = text.length - this.textLeft
-      line = text.slice(from, from + length)
+    if (this.textLeft <= 0 && index + 1 < this.length) {
+      this.decodeLines()
+      const line = this.takeDecodedLine(length)
+      if (line !== undefined) return line
     }
+    const line = decoder.decode(this.peek(length))
     this.skip(index + 1)
     return line
   }
@@ -210,6 +218,7 @@ export class InputBuffer {
 
 const empty = new Uint8Array(0)
 const newline = 10
+const carriageReturn = 13
 
 /** Lines are slices of the text that they were decoded with, and keep it alive: so it is this long at most. */
 const textLimit = 4_096

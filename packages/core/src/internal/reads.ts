@@ -2,6 +2,8 @@
  * The ways to take something from an input buffer, each a small state machine: `step` takes the result or says "more" (with
  * `undefined`), `end` is asked when there is no more. Input that arrives byte by byte is not searched again from the start:
  * the buffer remembers how far it was searched for a line end, and other searches remember it themselves.
+ *
+ * What a step takes is a bare value, not an effect: one object less for every line (bench "lines pipelined", loop).
  */
 import * as Arr from "effect/Array"
 import type { NonEmptyReadonlyArray } from "effect/Array"
@@ -17,9 +19,10 @@ export interface Reader {
 }
 
 export interface Read<A> {
-  readonly step: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError> | undefined
+  /** The result; why there will be none; or `undefined` where it takes more input. */
+  readonly step: (input: InputBuffer) => A | LimitExceeded | undefined
   /** The result where nothing is buffered, a chunk arrives, and any chunk will do: for reads that need no buffer. */
-  readonly direct?: (chunk: Uint8Array, loan: Loan | undefined) => Effect.Effect<A>
+  readonly direct?: (chunk: Uint8Array, loan: Loan | undefined) => A
   readonly end: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError | Cause.Done>
 }
 
@@ -42,14 +45,14 @@ const checkedMaxLength = (maxLength: number | undefined): number => {
 const own = (chunk: Uint8Array, loan: Loan | undefined): Uint8Array => loan === undefined ? chunk : loan.copy(chunk)
 
 export const pull: Read<Uint8Array> = {
-  step: (input) => input.length === 0 ? undefined : Effect.succeed(input.takeFirst()),
-  direct: (chunk, loan) => Effect.succeed(own(chunk, loan)),
+  step: (input) => input.length === 0 ? undefined : input.takeFirst(),
+  direct: own,
   end: () => done
 }
 
 export const pullArray: Read<NonEmptyReadonlyArray<Uint8Array>> = {
-  step: (input) => input.length === 0 ? undefined : Effect.succeed([input.takeFirst()]),
-  direct: (chunk, loan) => Effect.succeed([own(chunk, loan)]),
+  step: (input) => input.length === 0 ? undefined : [input.takeFirst()],
+  direct: (chunk, loan) => [own(chunk, loan)],
   end: () => done
 }
 
@@ -58,14 +61,14 @@ export const pullBorrowed = (lend: () => void): Read<Uint8Array> => ({
   step: (input) => {
     if (input.length === 0) return undefined
     const bytes = input.lendFirst()
-    if (bytes === undefined) return Effect.succeed(input.takeFirst())
+    if (bytes === undefined) return input.takeFirst()
     lend()
-    return Effect.succeed(bytes)
+    return bytes
   },
   direct: (chunk, loan) => {
-    if (loan?.keep === undefined) return Effect.succeed(own(chunk, loan))
+    if (loan?.keep === undefined) return own(chunk, loan)
     lend()
-    return Effect.succeed(chunk)
+    return chunk
   },
   end: pull.end
 })
@@ -93,13 +96,15 @@ const pastLine = (input: InputBuffer, max: number): boolean =>
 export const line = (maxLength?: number): Read<string> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, reader) => {
-      const index = input.indexOfLineEnd()
+    step: (input) => {
+      const line = input.takeDecodedLine(max)
+      if (line !== undefined) return line
+      const index = input.indexOfNext(newline)
       if (index === -1 && !pastLine(input, max)) return undefined
       const length = index === -1 ? Infinity : lineLength(input, index)
       return length > max
-        ? reader.fail(new LimitExceeded({ operation: "readLine", limit: max }))
-        : Effect.succeed(input.takeLine(length, index))
+        ? new LimitExceeded({ operation: "readLine", limit: max })
+        : input.takeLine(length, index)
     },
     end: (input, reader) => lastLine(input, max, reader)
   }
@@ -109,17 +114,17 @@ export const line = (maxLength?: number): Read<string> => {
 export const lines = (maxLength?: number): Read<NonEmptyReadonlyArray<string>> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, reader) => {
-      const first = input.indexOfLineEnd()
+    step: (input) => {
+      const first = input.indexOfNext(newline)
       if (first === -1) {
-        return pastLine(input, max) ? reader.fail(new LimitExceeded({ operation: "lines", limit: max })) : undefined
+        return pastLine(input, max) ? new LimitExceeded({ operation: "lines", limit: max }) : undefined
       }
       const last = input.lastIndexOf(newline)
-      if (first === last && last <= max) return Effect.succeed([input.takeLine(lineLength(input, first), first)])
+      if (first === last && last <= max) return [input.takeLine(lineLength(input, first), first)]
       // All of it within the limit of one: no line needs to be measured. (Bench "lines pipelined": half the cost.)
       return last <= max
-        ? Effect.succeed(takeLines(input, last))
-        : takeMeasuredLines(input, max) ?? reader.fail(new LimitExceeded({ operation: "lines", limit: max }))
+        ? takeLines(input, last)
+        : takeMeasuredLines(input, max) ?? new LimitExceeded({ operation: "lines", limit: max })
     },
     end: (input, reader) => Effect.map(lastLine(input, max, reader), Arr.of)
   }
@@ -143,14 +148,14 @@ const takeLines = (input: InputBuffer, last: number): NonEmptyReadonlyArray<stri
 const takeMeasuredLines = (
   input: InputBuffer,
   max: number
-): Effect.Effect<NonEmptyReadonlyArray<string>> | undefined => {
+): NonEmptyReadonlyArray<string> | undefined => {
   const taken: Array<string> = []
   let index = input.indexOf(newline, 0)
   while (index !== -1 && lineLength(input, index) <= max) {
     taken.push(input.takeLine(lineLength(input, index), index))
     index = input.indexOf(newline, 0)
   }
-  return Arr.isReadonlyArrayNonEmpty(taken) ? Effect.succeed(taken) : undefined
+  return Arr.isReadonlyArrayNonEmpty(taken) ? taken : undefined
 }
 
 export const exactly = (length: number, maxLength?: number): Read<Uint8Array> => {
@@ -159,9 +164,9 @@ export const exactly = (length: number, maxLength?: number): Read<Uint8Array> =>
     throw new RangeError(`readExactly: length is ${length}: expected an integer, 0 or more`)
   }
   return {
-    step: (input, reader) => {
-      if (length > max) return reader.fail(new LimitExceeded({ operation: "readExactly", limit: max }))
-      return input.length < length ? undefined : Effect.succeed(input.take(length))
+    step: (input) => {
+      if (length > max) return new LimitExceeded({ operation: "readExactly", limit: max })
+      return input.length < length ? undefined : input.take(length)
     },
     end: (input, reader) =>
       input.length === 0 ? done : reader.fail(new UnexpectedEnd({ operation: "readExactly", received: input.length }))
@@ -174,16 +179,16 @@ export const until = (delimiter: string | Uint8Array, maxLength?: number): Read<
   if (mark.length === 0) throw new RangeError("readUntil: the delimiter is empty")
   let searched = 0
   return {
-    step: (input, reader) => {
+    step: (input) => {
       const index = find(input, mark, searched)
       if (index === -1) {
         searched = Math.max(0, input.length - mark.length + 1)
-        return searched > max ? reader.fail(new LimitExceeded({ operation: "readUntil", limit: max })) : undefined
+        return searched > max ? new LimitExceeded({ operation: "readUntil", limit: max }) : undefined
       }
-      if (index > max) return reader.fail(new LimitExceeded({ operation: "readUntil", limit: max }))
+      if (index > max) return new LimitExceeded({ operation: "readUntil", limit: max })
       const bytes = input.take(index)
       input.skip(mark.length)
-      return Effect.succeed(bytes)
+      return bytes
     },
     end: (input, reader) =>
       input.length === 0 ? done : reader.fail(new UnexpectedEnd({ operation: "readUntil", received: input.length }))
@@ -193,8 +198,7 @@ export const until = (delimiter: string | Uint8Array, maxLength?: number): Read<
 export const all = (maxLength?: number): Read<Uint8Array> => {
   const max = checkedMaxLength(maxLength)
   return {
-    step: (input, reader) =>
-      input.length > max ? reader.fail(new LimitExceeded({ operation: "readAll", limit: max })) : undefined,
+    step: (input) => input.length > max ? new LimitExceeded({ operation: "readAll", limit: max }) : undefined,
     end: (input) => Effect.succeed(input.take(input.length))
   }
 }

@@ -200,7 +200,9 @@ export class ServerImpl {
     this.config = config
     this.shape = this.makeShape()
     this.context = Context.add(config.context, config.tag, this.shape)
-    if (config.workers !== undefined) config.workers.publish = (event) => this.publish(event)
+    if (config.workers !== undefined) {
+      config.workers.publish = (event) => this.publish(event)
+    }
     this.idleMillis = config.idleTimeout === undefined ? undefined : Duration.toMillis(config.idleTimeout)
   }
 

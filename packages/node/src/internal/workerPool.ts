@@ -228,7 +228,7 @@ export class Pool {
   /** What the pool itself runs with. */
   private readonly context: Context.Context<never>
   /** Who wants to know what becomes of the workers. */
-  readonly listeners = new Set<(event: () => WorkerEvent) => void>()
+  readonly listeners = new Set<(event: WorkerEvent) => void>()
   private readonly workers = new Set<PooledWorker>()
   private readonly waiting = new Set<Waiter>()
   private lastWorker = 0
@@ -252,7 +252,7 @@ export class Pool {
     return makeReceiver((id) => (id === undefined ? undefined : jobs.get(id))?.context ?? this.context)
   }
 
-  private publish(event: () => WorkerEvent): void {
+  private publish(event: WorkerEvent): void {
     for (const listener of this.listeners) listener(event)
   }
 
@@ -359,7 +359,7 @@ export class Pool {
     this.counts.started++
     this.failure = undefined
     this.pause = firstPause
-    this.publish(() => ({ _tag: "WorkerStarted", worker: worker.number }))
+    this.publish({ _tag: "WorkerStarted", worker: worker.number })
     this.endStart(Exit.void)
     if (this.closed) return worker.stop("Stopped")
     this.serveWaiting()
@@ -391,7 +391,7 @@ export class Pool {
       if (how === "Crashed") this.counts.crashed++
       else if (how === "Recycled") this.counts.recycled++
       else this.counts.killed++
-      this.publish(() => ({ _tag: "WorkerEnded", worker: worker.number, how, cause: ending?.cause ?? cause }))
+      this.publish({ _tag: "WorkerEnded", worker: worker.number, how, cause: ending?.cause ?? cause })
     }
     if (this.closed) {
       if (this.workers.size === 0) this.onClosed?.()
@@ -409,7 +409,7 @@ export class Pool {
     if (this.closed || this.retry !== undefined) return
     const { pause } = this
     this.pause = Math.min(2 * pause, longestPause)
-    this.publish(() => ({ _tag: "WorkerNotStarted", cause, retryIn: Duration.millis(pause) }))
+    this.publish({ _tag: "WorkerNotStarted", cause, retryIn: Duration.millis(pause) })
     this.retry = setTimeout(() => {
       this.retry = undefined
       this.fill()

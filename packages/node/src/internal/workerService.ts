@@ -49,7 +49,7 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
   yield* Effect.addFinalizer(() => pool.close)
   const events = yield* PubSub.sliding<WorkerEvent>(1_024)
   pool.listeners.add((event) => {
-    if (events.subscribers.size > 0) PubSub.publishUnsafe(events, event())
+    if (events.subscribers.size > 0) PubSub.publishUnsafe(events, event)
   })
 
   const run: WorkerPool["Service"]["run"] = (task, input) =>
