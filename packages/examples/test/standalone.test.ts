@@ -7,6 +7,7 @@ const conversations = [
   { name: "echo", send: "hello\n", expected: /^hello$/ },
   { name: "upper", send: "hello\n", expected: /^HELLO$/ },
   { name: "chat", send: "", expected: /^Your name\?$/ },
+  { name: "hash", send: "hash password\n", expected: /^\$scrypt\$/ },
   { name: "time", send: "", expected: /^\d{4}-\d\d-\d\dT/ }
 ]
 

@@ -157,12 +157,17 @@ export const withEachClient = (
   }
 }
 
+export const netcatMissing = clients.find(({ name }) => name === "nc")?.missing
 export const curlMissing = installed("curl", "--version", "curl") ? undefined : "needs curl: apt-get install curl"
 export const digMissing = installed("dig", "-v", "DiG") ? undefined : "needs dig: apt-get install bind9-dnsutils"
 /** The one that can send to a port. */
 export const loggerMissing = installed("logger", "--help", "--udp")
   ? undefined
   : "needs logger: apt-get install bsdutils"
+/** Its `scrypt` is there where it was built with OpenSSL. */
+export const pythonMissing = installed("python3", "-cimport hashlib, zlib; print(hashlib.scrypt)", "scrypt")
+  ? undefined
+  : "needs python3: apt-get install python3"
 
 export interface DatagramTalker {
   readonly send: (payload: Uint8Array | string) => Effect.Effect<void, Error>
