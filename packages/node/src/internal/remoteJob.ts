@@ -250,7 +250,7 @@ class RemoteJob implements Job {
   // ---- the end
 
   private onResult(
-    { bytesRead, bytesWritten, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
+    { bytesRead, bytesWritten, closed, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
   ): void {
     const { handler, request } = this.assignment
     const decoded = decodeExit(exit, handler.error)
@@ -262,7 +262,10 @@ class RemoteJob implements Job {
         }
       }
       request.ended(state!)
-      this.wire?.counted(bytesRead, bytesWritten)
+      if (this.wire !== undefined) {
+        this.wire.counted(bytesRead, bytesWritten)
+        this.wire.isClosed = closed
+      }
     }
     this.finish(decoded)
   }

@@ -183,16 +183,20 @@ class Job {
         if (Cause.isFailReason(reason) && hosted.owns(reason.error)) own.push(index)
       })
     }
+    // Where nobody else has a say, the connection is closed at once, as the server would when it hears of the end.
+    const closes = hosted !== undefined && this.port === undefined && isPlainEnd(exit)
     reporter.flush()
     post({
       _tag: "Result",
       id: this.id,
       exit: encodeExit(exit, error),
       own,
+      closed: closes,
       state: hosted?.state(),
       bytesRead: hosted?.wire.bytesRead ?? 0,
       bytesWritten: hosted?.wire.bytesWritten ?? 0
     })
+    if (closes) hosted.close()
     // The connection of a socket that is here goes on until the server closes it.
     if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
   }
@@ -208,6 +212,11 @@ class Job {
     if (this.ended) jobs.delete(this.id)
   }
 }
+
+/** Success or end of input: no error hook is asked, which might still write something. */
+const isPlainEnd = (exit: Exit.Exit<unknown, unknown>): boolean =>
+  Exit.isSuccess(exit) ||
+  exit.cause.reasons.every((reason) => Cause.isFailReason(reason) && Cause.isDone(reason.error))
 
 const failureOf = (failure: WireFailure): WireFailure =>
   failure._tag === "Reset" ? failure : { _tag: "Failed", cause: cloneable(failure.cause) }

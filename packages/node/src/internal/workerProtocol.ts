@@ -73,6 +73,8 @@ export type FromWorker =
     readonly exit: EncodedExit
     /** Which of the cause's reasons are failures of this very connection. */
     readonly own: ReadonlyArray<number>
+    /** The worker has closed the connection, whose socket it has. */
+    readonly closed: boolean
     readonly state: ConnectionState | undefined
     readonly bytesRead: number
     readonly bytesWritten: number
