@@ -61,6 +61,8 @@ export interface RemoteConnection {
   readonly idleMillis: number | undefined
   /** The worker has found the connection idle for so long: runs what the server has for that. */
   readonly onIdle: Effect.Effect<void>
+  /** Calls `listener` when the server drains, at once if it does already. One is enough. */
+  readonly onDrain: (listener: () => void) => void
   /** What the worker found when the handler had ended. */
   readonly ended: (state: ConnectionState) => void
   /** Tells that an error of the handler's is this connection's own. */

@@ -126,14 +126,14 @@ class RemoteJob implements Job {
         return worker.post({ ...message, subject: request })
       case "Datagram": {
         const { local, payload, peer, truncated } = request.datagram
-        this.watchDrain(request.datagram.draining)
+        this.help(Effect.map(request.datagram.draining, () => this.tellDrain()))
         return worker.post({
           ...message,
           subject: { _tag: "Datagram", peer: encodeAddress(peer), local: encodeAddress(local), payload, truncated }
         })
       }
       case "Connection": {
-        const { connection, idleMillis, replaceWire, wire } = request
+        const { connection, idleMillis, onDrain, replaceWire, wire } = request
         const subject = {
           _tag: "Connection" as const,
           peer: encodeAddress(connection.peer),
@@ -152,13 +152,13 @@ class RemoteJob implements Job {
           this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message))
           replaceWire(this.wire)
         } else worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
-        return this.watchDrain(connection.draining)
+        return onDrain(() => this.tellDrain())
       }
     }
   }
 
-  private watchDrain(draining: Effect.Effect<void>): void {
-    this.help(Effect.map(draining, () => this.worker!.post({ _tag: "Drain", id: this.id })))
+  private tellDrain(): void {
+    if (!this.ended) this.worker!.post({ _tag: "Drain", id: this.id })
   }
 
   /** Runs something until the job ends. */
@@ -175,11 +175,6 @@ class RemoteJob implements Job {
         return this.onResult(message)
       case "Interrupting":
         return this.hearing?.()
-      case "Released":
-        this.wire!.counted(message.bytesRead, message.bytesWritten)
-        this.wire!.release()
-        if (this.ended) this.worker!.forget(this.id)
-        return
       case "SocketLost":
         return this.wire!.lost(message.failure)
       case "Annotate":
@@ -190,6 +185,12 @@ class RemoteJob implements Job {
       default:
         return this.onConnection(message, request as RemoteConnection)
     }
+  }
+
+  released(bytesRead: number, bytesWritten: number): void {
+    this.wire!.counted(bytesRead, bytesWritten)
+    this.wire!.release()
+    if (this.ended) this.worker!.forget(this.id)
   }
 
   private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
@@ -250,10 +251,10 @@ class RemoteJob implements Job {
   // ---- the end
 
   private onResult(
-    { bytesRead, bytesWritten, closed, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
+    { bytesRead, bytesWritten, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
   ): void {
     const { handler, request } = this.assignment
-    const decoded = decodeExit(exit, handler.error)
+    const decoded = exit === undefined ? Exit.void : decodeExit(exit, handler.error)
     if (request._tag === "Connection") {
       if (Exit.isFailure(decoded)) {
         for (const index of own) {
@@ -261,10 +262,10 @@ class RemoteJob implements Job {
           if (reason !== undefined && Cause.isFailReason(reason)) request.own(reason.error as object)
         }
       }
-      request.ended(state!)
+      if (state !== undefined) request.ended(state)
       if (this.wire !== undefined) {
         this.wire.counted(bytesRead, bytesWritten)
-        this.wire.isClosed = closed
+        this.wire.isClosed = exit === undefined
       }
     }
     this.finish(decoded)

@@ -22,7 +22,7 @@ import { decodeExit, encodeExit } from "./exits.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, spanContext } from "./telemetry.ts"
 import { NodeWire } from "./wire.ts"
-import type { FromWorker, Subject, ToWorker } from "./workerProtocol.ts"
+import type { FromWorker, Released, Subject, ToWorker } from "./workerProtocol.ts"
 
 type Run = Extract<ToWorker, { readonly _tag: "Run" }>
 type SubjectOf<Tag extends Subject["_tag"]> = Extract<Subject, { readonly _tag: Tag }>
@@ -67,9 +67,10 @@ class Job {
   run({ handler, request, span, subject }: Run, socket: Socket | undefined): void {
     const { context, portable } = handlers.get(handler)!
     const input = this.makeInput(subject, request, socket)
-    const own = Context.merge(
-      Context.merge(context, span === undefined ? Context.empty() : spanContext(span)),
-      Context.make(CurrentRequest, this.id)
+    const own = Context.add(
+      span === undefined ? context : Context.merge(context, spanContext(span)),
+      CurrentRequest,
+      this.id
     )
     this.fiber = Effect.runForkWith(own)(
       Effect.scoped(Effect.suspend(() => portable.handle(input))) as Effect.Effect<unknown, unknown>
@@ -99,14 +100,20 @@ class Job {
 
   private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
     const { allowHalfOpen, transfer } = subject
-    const peer = decodeAddress(subject.peer)
-    const local = decodeAddress(subject.local)
     if (transfer === "socket" && socket !== undefined) {
       // What is passed to a process forgets this.
       socket.allowHalfOpen = allowHalfOpen
-      return new NodeWire(socket, { peerOf: () => peer, localOf: () => local })
+      return new NodeWire(socket, {
+        peerOf: () => decodeAddress(subject.peer),
+        localOf: () => decodeAddress(subject.local)
+      })
     }
-    const port = this.port = new PortWire({ id: this.id, peer, local, post })
+    const port = this.port = new PortWire({
+      id: this.id,
+      peer: decodeAddress(subject.peer),
+      local: decodeAddress(subject.local),
+      post
+    })
     // Its client was gone before it came here.
     if (transfer === "socket") queueMicrotask(() => port.lost({ _tag: "Reset" }))
     return port
@@ -177,26 +184,27 @@ class Job {
   private onEnd(exit: Exit.Exit<unknown, unknown>, { error }: Loaded["portable"]): void {
     this.ended = true
     const { hosted } = this
-    const own: Array<number> = []
-    if (hosted !== undefined && Exit.isFailure(exit)) {
+    // Where nobody else has a say, the connection is closed at once, as the server would when it hears of the end.
+    const isPlain = hosted !== undefined && isPlainEnd(exit)
+    let own = none
+    if (hosted !== undefined && !isPlain && Exit.isFailure(exit)) {
+      const found: Array<number> = own = []
       exit.cause.reasons.forEach((reason, index) => {
-        if (Cause.isFailReason(reason) && hosted.owns(reason.error)) own.push(index)
+        if (Cause.isFailReason(reason) && hosted.owns(reason.error)) found.push(index)
       })
     }
-    // Where nobody else has a say, the connection is closed at once, as the server would when it hears of the end.
-    const closes = hosted !== undefined && this.port === undefined && isPlainEnd(exit)
+    const state = hosted?.state()
     reporter.flush()
     post({
       _tag: "Result",
       id: this.id,
-      exit: encodeExit(exit, error),
+      exit: isPlain ? undefined : encodeExit(exit, error),
       own,
-      closed: closes,
-      state: hosted?.state(),
+      state: state !== undefined && (state.lost !== undefined || state.drained || state.timedOut) ? state : undefined,
       bytesRead: hosted?.wire.bytesRead ?? 0,
       bytesWritten: hosted?.wire.bytesWritten ?? 0
     })
-    if (closes) hosted.close()
+    if (isPlain && this.port === undefined) hosted.close()
     // The connection of a socket that is here goes on until the server closes it.
     if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
   }
@@ -208,9 +216,19 @@ class Job {
     const { lost } = this.hosted!.state()
     if (lost !== undefined) post({ _tag: "SocketLost", id: this.id, failure: failureOf(lost) })
     const { bytesRead, bytesWritten } = this.hosted!.wire
-    post({ _tag: "Released", id: this.id, bytesRead, bytesWritten })
+    if (released.length === 0) setImmediate(tellReleased)
+    released.push({ id: this.id, bytesRead, bytesWritten })
     if (this.ended) jobs.delete(this.id)
   }
+}
+
+const none: ReadonlyArray<number> = []
+
+/** Nobody waits for these: those of one turn leave in one message. */
+let released: Array<Released> = []
+const tellReleased = () => {
+  post({ _tag: "Released", connections: released })
+  released = []
 }
 
 /** Success or end of input: no error hook is asked, which might still write something. */

@@ -34,7 +34,9 @@ export interface PoolOptions extends HandleOptions {
 
 /** What a worker does for somebody. */
 export interface Job {
-  readonly receive: (message: FromWorker) => void
+  readonly receive: (message: Exclude<FromWorker, { readonly _tag: "Released" }>) => void
+  /** Nothing is left of the connection whose socket the worker had. */
+  readonly released: (bytesRead: number, bytesWritten: number) => void
   /** The worker is gone. */
   readonly crashed: (cause: Error) => void
 }
@@ -101,6 +103,11 @@ export class PooledWorker {
       }
       case "Report":
         return this.pool.onReport(message.report)
+      case "Released":
+        for (const { bytesRead, bytesWritten, id } of message.connections) {
+          this.jobs.get(id)?.released(bytesRead, bytesWritten)
+        }
+        return
       default:
         this.jobs.get(message.id)?.receive(message)
     }
