@@ -6,11 +6,14 @@
 import * as Dgram from "node:dgram"
 import { rmSync } from "node:fs"
 import * as Net from "node:net"
+import { answerTo } from "./compute.ts"
 import type { Workload } from "./workloads.ts"
 
 export interface LoadCommand {
   readonly workload: Workload
   readonly target: Net.NetConnectOpts
+  /** A server for echo in the same process, which a client asks something every few milliseconds all the while. */
+  readonly beside: number | undefined
   readonly warmup: number
   readonly duration: number
 }
@@ -23,6 +26,8 @@ export interface LoadResult {
   readonly p50: number
   readonly p99: number
   readonly p999: number
+  /** Of the client beside; zero without one. */
+  readonly beside: { readonly p50: number; readonly p99: number }
   readonly errors: number
 }
 
@@ -72,6 +77,9 @@ class Tally {
 const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) => {
   const { depth, kind, size } = workload
   const one = requestOf(size)
+  const answer = workload.service === "compute"
+    ? Buffer.from(`${answerTo(one.toString("latin1", 0, size - 1))}\n`)
+    : one
   const first = Buffer.concat(Array.from({ length: depth }, () => one))
   const buffer = Buffer.allocUnsafe(65_536)
   let position = 0
@@ -90,7 +98,7 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
         let count = 0
         for (let at = 0; at < length;) {
           const part = Math.min(length - at, size - position)
-          if (one.compare(buffer, at, at + part, position, position + part) !== 0) tally.errors++
+          if (answer.compare(buffer, at, at + part, position, position + part) !== 0) tally.errors++
           at += part
           position += part
           if (position === size) {
@@ -216,8 +224,29 @@ const unixDatagramClient = async (target: Net.NetConnectOpts, { size }: Workload
   return ended
 }
 
-const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
+/** Asks the server beside for an echo every few milliseconds. */
+const askBeside = (port: number, tally: Tally) => {
+  const request = Buffer.from("beside\n")
+  let sentAt = 0
+  const socket = Net.connect({ host: "127.0.0.1", port, noDelay: true })
+  const ask = () => {
+    sentAt = now()
+    socket.write(request)
+  }
+  socket.on("connect", ask)
+  socket.on("error", () => tally.errors++)
+  socket.on("data", (answer: Buffer) => {
+    if (request.compare(answer) !== 0) tally.errors++
+    if (tally.measuring) tally.histogram.add(now() - sentAt)
+    if (tally.stopped) socket.end()
+    else setTimeout(ask, 2)
+  })
+}
+
+const run = async ({ beside, duration, target, warmup, workload }: LoadCommand): Promise<LoadResult> => {
   const tally = new Tally()
+  const besideTally = new Tally()
+  if (beside !== undefined) askBeside(beside, besideTally)
   const unmeasured = new Tally()
   const busy: Array<ReturnType<typeof connect>> = []
   // They connect while nothing goes on, no more at a time than a listener's backlog holds, and begin together, when the
@@ -248,6 +277,7 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
   await sleep(warmup)
   process.send!({ begin: true })
   tally.measuring = true
+  besideTally.measuring = true
   const began = now()
   await sleep(duration)
   tally.measuring = false
@@ -255,6 +285,7 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
   process.send!({ end: true })
   tally.stopped = true
   unmeasured.stopped = true
+  besideTally.stopped = true
   await all
   await Promise.all(busy.map(({ done }) => done))
   return {
@@ -264,7 +295,8 @@ const run = async ({ duration, target, warmup, workload }: LoadCommand): Promise
     p50: tally.histogram.quantile(0.5),
     p99: tally.histogram.quantile(0.99),
     p999: tally.histogram.quantile(0.999),
-    errors: tally.errors + unmeasured.errors
+    beside: { p50: besideTally.histogram.quantile(0.5), p99: besideTally.histogram.quantile(0.99) },
+    errors: tally.errors + unmeasured.errors + besideTally.errors
   }
 }
 

@@ -10,6 +10,7 @@
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
+import { calibrate } from "./compute.ts"
 import { memoryBench } from "./memory.ts"
 import { canPin, python, type ServerProcess, startLoad, startNodeServer, startPythonServer } from "./processes.ts"
 import { type Workload, workloads } from "./workloads.ts"
@@ -45,14 +46,15 @@ const pathFor = (workload: Workload) =>
 const node = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) => startNodeServer(file, workload.service, pathFor(workload), style),
-  takes: ({ service }) => service !== "datagrams"
+  takes: ({ service, workers }) => service !== "datagrams" && workers === undefined
 })
 const py = (name: string, strategy: string): Contender => ({
   name,
   start: (workload) => startPythonServer(strategy, workload.service),
   // One thread for each of 1,000 connections says little about anything.
-  takes: ({ busy, connections, transport }) =>
-    python && transport === (strategy.endsWith("UDP") ? "udp" : "tcp") && connections + busy <= 64
+  takes: ({ busy, connections, transport, workers }) =>
+    python && workers === undefined && transport === (strategy.endsWith("UDP") ? "udp" : "tcp") &&
+    connections + busy <= 64
 })
 
 /** What the files of servers for datagrams are called, after the name of the server. */
@@ -66,8 +68,26 @@ const all = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) =>
     startNodeServer(`${file}${suffixes[workload.transport] ?? ""}`, workload.service, pathFor(workload), style),
-  takes: () => true
+  takes: ({ workers }) => workers === undefined
 })
+
+/** Without a limit a server with workers has all cores. */
+const coreOf = ({ workers }: Workload) => workers === "all cores" ? undefined : 0
+
+/** A server with workers, or one that is compared with those. */
+const withWorkers = (
+  name: string,
+  file: string,
+  style: string,
+  takes: (workload: Workload) => boolean
+): Contender => ({
+  name,
+  start: (workload) => startNodeServer(file, workload.service, undefined, style, coreOf(workload)),
+  takes: (workload) => workload.workers !== undefined && takes(workload)
+})
+const computes = ({ service }: Workload) => service === "compute"
+const echoes = ({ service }: Workload) => service === "echo"
+const churns = ({ kind }: Workload) => kind === "churn"
 
 const contenders: ReadonlyArray<Contender> = [
   all("raw", "raw"),
@@ -76,22 +96,44 @@ const contenders: ReadonlyArray<Contender> = [
   node("ours (stream)", "ours", "stream"),
   {
     ...node("ours (borrow)", "ours", "borrow"),
-    takes: ({ service, size }: Workload) => service === "echo" && size > 1_000
+    takes: ({ service, size, workers }: Workload) => service === "echo" && size > 1_000 && workers === undefined
   },
   {
     ...all("ours (documented)", "ours", "loop,documented"),
-    takes: ({ busy, transport }: Workload) => !flags.short && busy === 0 && transport !== "unix datagram"
+    takes: ({ busy, transport, workers }: Workload) =>
+      !flags.short && busy === 0 && transport !== "unix datagram" && workers === undefined
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
-  { ...all("effect", "effect"), takes: ({ transport }: Workload) => transport !== "unix datagram" },
+  {
+    ...all("effect", "effect"),
+    takes: ({ transport, workers }: Workload) => transport !== "unix datagram" && workers === undefined
+  },
   ...(flags.short ? [] : [
     node("node:stream", "nodeStream"),
     py("python threads", "threading"),
     py("python asyncio", "asyncio"),
     py("python UDPServer", "serialUDP"),
     py("python ThreadingUDPServer", "threadingUDP")
-  ])
-].filter(({ name }) => name === "raw" || wanted(name, flags.servers))
+  ]),
+  // The first one that takes a workload is the yardstick.
+  withWorkers("hand-written pool", "rawWorkers", "tasks,thread,2", computes),
+  withWorkers("hand-written transfer", "rawWorkers", "move,thread,2", (it) => echoes(it) && churns(it)),
+  withWorkers("ours, no workers", "oursWorkers", "inline,thread,1,1", (it) => !churns(it) || computes(it)),
+  withWorkers("ours, tasks to threads", "oursWorkers", "tasks,thread,2,1", computes),
+  withWorkers("ours, tasks to processes", "oursWorkers", "tasks,process,2,1", computes),
+  withWorkers("ours, threads, 1 at a time", "oursWorkers", "connections,thread,2,1", churns),
+  withWorkers("ours, processes, 1 at a time", "oursWorkers", "connections,process,2,1", churns),
+  withWorkers("ours, threads", "oursWorkers", "connections,thread,2,32", () => true),
+  withWorkers("ours, processes", "oursWorkers", "connections,process,2,32", () => true),
+  withWorkers("hand-written, no workers", "rawWorkers", "inline", (it) => !churns(it)),
+  withWorkers("hand-written transfer to processes", "rawWorkers", "move,process,2", (it) => echoes(it) && churns(it)),
+  withWorkers("piscina", "piscina", "2", computes),
+  {
+    name: "python ForkingTCPServer",
+    start: (workload: Workload) => startPythonServer("forking", workload.service, coreOf(workload)),
+    takes: ({ workers }: Workload) => python && !flags.short && workers === "all cores"
+  }
+].filter(({ name }, index) => index === 0 || name.startsWith("hand-written") || wanted(name, flags.servers))
 
 interface Sample {
   readonly rate: number
@@ -99,6 +141,7 @@ interface Sample {
   readonly p50: number
   readonly p99: number
   readonly p999: number
+  readonly beside: { readonly p50: number; readonly p99: number }
   readonly errors: number
 }
 
@@ -117,13 +160,16 @@ const table = (rows: ReadonlyArray<ReadonlyArray<string>>) => {
   }
 }
 
+if (workloads.some(({ name, service }) => service === "compute" && wanted(name, flags.only))) {
+  process.env["BENCH_ROUNDS"] = String(calibrate(5))
+}
 const load = startLoad()
 const report: Record<string, Record<string, unknown>> = {}
 
 console.log(
   `Node ${process.version}, ${rounds} round(s) of ${duration} ms, ${
     canPin ? "servers on core 0, load on core 1" : "not pinned"
-  }. Ratios to raw node:net, the median of the rounds' own ratios [lowest, highest].\n`
+  }. Ratios to the first line, mostly raw node:net; the median of the rounds' own ratios [lowest, highest].\n`
 )
 
 const benchWorkload = async (workload: Workload) => {
@@ -137,13 +183,20 @@ const benchWorkload = async (workload: Workload) => {
   for (let round = 0; round < rounds; round++) {
     // Alternating directions: the machine's drift within a round is no server's advantage.
     for (const server of round % 2 === 0 ? servers : servers.toReversed()) {
-      const result = await load.run({ workload, target: server.process.target, warmup, duration }, server.process.cpu)
+      const result = await load.run({
+        workload,
+        target: server.process.target,
+        beside: computes(workload) ? server.process.beside : undefined,
+        warmup,
+        duration
+      }, server.process.cpu)
       server.samples.push({
         rate: (workload.kind === "bulk" ? result.bytes / 1e6 : result.requests) / result.seconds,
         cpu: result.cpu / (workload.kind === "bulk" ? result.bytes / 1e6 : result.requests),
         p50: result.p50,
         p99: result.p99,
         p999: result.p999,
+        beside: result.beside,
         errors: result.errors
       })
     }
@@ -156,17 +209,19 @@ const benchWorkload = async (workload: Workload) => {
     const each = samples.map((sample, round) => pick(sample) / pick(raw[round]!))
     return `${fixed(median(each))} [${fixed(Math.min(...each))}, ${fixed(Math.max(...each))}]`
   }
+  const first = servers[0]!.name === "raw" ? "raw" : "1st"
   const unit = workload.kind === "bulk" ? "MB" : "req"
   table([
     [
       workload.name,
-      "throughput ÷ raw",
-      `CPU/${unit} ÷ raw`,
-      "p99 ÷ raw",
-      "p99.9 ÷ raw",
+      `throughput ÷ ${first}`,
+      `CPU/${unit} ÷ ${first}`,
+      `p99 ÷ ${first}`,
+      `p99.9 ÷ ${first}`,
       `${unit}/s`,
       `µs CPU/${unit}`,
       "p50 µs",
+      ...computes(workload) ? ["p99 beside, µs"] : [],
       "errors"
     ],
     ...servers.map(({ name, samples }) => [
@@ -178,13 +233,16 @@ const benchWorkload = async (workload: Workload) => {
       fixed(median(samples.map(({ rate }) => rate)), 0),
       fixed(median(samples.map(({ cpu }) => cpu)), 1),
       fixed(median(samples.map(({ p50 }) => p50)), 0),
+      ...computes(workload) ? [fixed(median(samples.map(({ beside }) => beside.p99 || Number.NaN)), 0)] : [],
       String(samples.reduce((sum, { errors }) => sum + errors, 0))
     ])
   ])
   console.log()
 }
 
-const nodeContenders = contenders.filter(({ name }) => !name.startsWith("python") && !/acceptors|serial/.test(name))
+const nodeContenders = contenders.filter(({ name, takes }) =>
+  takes(workloads[0]!) && !name.startsWith("python") && !/acceptors|serial/.test(name)
+)
 
 /** Resident memory of an idle connection: how much a server with thousands of them has more than one with none. */
 const benchMemory = async () => {

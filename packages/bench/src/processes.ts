@@ -2,7 +2,7 @@
  * The processes of a benchmark: servers on one core, the load generator on another, where the system lets them be pinned.
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
-import { readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import { fileURLToPath } from "node:url"
 import type { LoadCommand, LoadResult } from "./load.ts"
@@ -11,8 +11,8 @@ import type { Usage } from "./servers/control.ts"
 export const canPin = availableParallelism() > 1 && spawnSync("taskset", ["-V"]).status === 0
 export const python = spawnSync("python3", ["--version"]).status === 0
 
-const start = (core: number, command: string, args: ReadonlyArray<string>, ipc: boolean): ChildProcess => {
-  const [file, all] = canPin
+const start = (core: number | undefined, command: string, args: ReadonlyArray<string>, ipc: boolean): ChildProcess => {
+  const [file, all] = canPin && core !== undefined
     ? ["taskset", ["-c", String(core), command, ...args]] as const
     : [command, args] as const
   return spawn(file, all, { stdio: ["ignore", ipc ? "inherit" : "pipe", "inherit", ...(ipc ? ["ipc" as const] : [])] })
@@ -36,9 +36,11 @@ const script = (name: string) => fileURLToPath(new URL(name, import.meta.url))
 
 export interface ServerProcess {
   readonly target: { readonly host: string; readonly port: number } | { readonly path: string }
+  /** The port of a server for echo in the same process, if it has one. */
+  readonly beside: number | undefined
   /** From the start of the process until it listens, in milliseconds. */
   readonly startMillis: number
-  /** CPU time so far, in microseconds. */
+  /** CPU time so far, in microseconds, with all threads and processes that the server has started. */
   readonly cpu: () => Promise<number>
   readonly memory: () => Promise<number>
   /** The time that a drain took, in milliseconds, where the server has one. */
@@ -50,7 +52,8 @@ export const startNodeServer = async (
   file: string,
   service: string,
   path: string | undefined,
-  style?: string
+  style?: string,
+  core: number | undefined = 0
 ): Promise<ServerProcess> => {
   const args = [
     script(`./servers/${file}.ts`),
@@ -58,8 +61,8 @@ export const startNodeServer = async (
     ...(path === undefined ? style === undefined ? [] : [""] : [path])
   ]
   const began = performance.now()
-  const child = start(0, process.execPath, style === undefined ? args : [...args, style], true)
-  const address = await receive<{ port?: number; path?: string }>(child, "ready")
+  const child = start(core, process.execPath, style === undefined ? args : [...args, style], true)
+  const address = await receive<{ port?: number; path?: string; beside?: number }>(child, "ready")
   const startMillis = performance.now() - began
   const ask = async (what: "cpu" | "memory" | "drain") => {
     const answer = new Promise<{ usage: Usage; drained?: number }>((resolve) => child.once("message", resolve as never))
@@ -68,22 +71,28 @@ export const startNodeServer = async (
   }
   return {
     target: address.path === undefined ? { host: "127.0.0.1", port: address.port! } : { path: address.path },
+    beside: address.beside,
     startMillis,
-    cpu: async () => (await ask("cpu")).usage.cpu,
+    cpu: async () => (await ask("cpu")).usage.cpu + childrenCpu(child.pid!),
     memory: async () => (await ask("memory")).usage.rss,
     drain: async () => (await ask("drain")).drained,
     stop: () => child.kill("SIGKILL")
   }
 }
 
-export const startPythonServer = async (strategy: string, service: string): Promise<ServerProcess> => {
+export const startPythonServer = async (
+  strategy: string,
+  service: string,
+  core: number | undefined = 0
+): Promise<ServerProcess> => {
   const began = performance.now()
-  const child = start(0, "python3", [script("./servers/python.py"), strategy, service], false)
+  const child = start(core, "python3", [script("./servers/python.py"), strategy, service], false)
   const port = await new Promise<number>((resolve) => child.stdout!.once("data", (data) => resolve(Number(data))))
   return {
     target: { host: "127.0.0.1", port },
+    beside: undefined,
     startMillis: performance.now() - began,
-    cpu: () => Promise.resolve(systemCpu(child.pid!)),
+    cpu: () => Promise.resolve(systemCpu(child.pid!) + childrenCpu(child.pid!)),
     memory: () => Promise.resolve(Number.NaN),
     drain: () => Promise.resolve(undefined),
     stop: () => child.kill("SIGKILL")
@@ -93,10 +102,25 @@ export const startPythonServer = async (strategy: string, service: string): Prom
 /** User and system time of another process, in microseconds, as Linux has it: in hundredths of a second. */
 const systemCpu = (pid: number): number => {
   try {
-    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ")
-    return (Number(fields[11]) + Number(fields[12])) * 10_000
+    return 10_000 * timesOf(pid).reduce((sum, time) => sum + time, 0)
   } catch {
     return Number.NaN
+  }
+}
+
+/** User and system time, and those of its children that have ended. */
+const timesOf = (pid: number | string): ReadonlyArray<number> =>
+  readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]!.split(" ").slice(11, 15).map(Number)
+
+/** What the children that a process has now have used, and theirs; 0 where the system does not tell. */
+const childrenCpu = (pid: number): number => {
+  try {
+    return readdirSync(`/proc/${pid}/task`)
+      .flatMap((task) => readFileSync(`/proc/${pid}/task/${task}/children`, "utf8").split(" "))
+      .filter((child) => child !== "")
+      .reduce((sum, child) => sum + systemCpu(Number(child)) + childrenCpu(Number(child)), 0)
+  } catch {
+    return 0
   }
 }
 

@@ -4,8 +4,11 @@
  */
 export interface Workload {
   readonly name: string
-  /** `echo` gives back every byte; `lines` answers every line with that line; `datagrams` gives back every packet. */
-  readonly service: "echo" | "lines" | "datagrams"
+  /**
+   * `echo` gives back every byte; `lines` answers every line with that line, `compute` with what takes 5 ms to compute from
+   * it; `datagrams` gives back every packet.
+   */
+  readonly service: "echo" | "lines" | "compute" | "datagrams"
   readonly transport: "tcp" | "unix" | "udp" | "unix datagram"
   readonly connections: number
   /** The bytes of one request; its answer has as many. */
@@ -16,6 +19,8 @@ export interface Workload {
   readonly busy: number
   /** `exchange` goes on for ever, `churn` has a connection for every request, `bulk` counts bytes. */
   readonly kind: "exchange" | "churn" | "bulk"
+  /** Only for servers with workers, and those that they are compared with: on one core or on all. */
+  readonly workers?: "one core" | "all cores" | undefined
 }
 
 const exchange = (
@@ -37,5 +42,15 @@ export const workloads: ReadonlyArray<Workload> = [
   exchange("bulk × 1", { connections: 1, size: 65_536, depth: 16, kind: "bulk" }),
   exchange("bulk × 4", { connections: 4, size: 65_536, depth: 16, kind: "bulk" }),
   exchange("udp 64 B × 64", { connections: 64, service: "datagrams", transport: "udp" }),
-  exchange("unix datagram 64 B × 64", { connections: 64, service: "datagrams", transport: "unix datagram" })
+  exchange("unix datagram 64 B × 64", { connections: 64, service: "datagrams", transport: "unix datagram" }),
+  exchange("workers: 5 ms of computation × 8", { connections: 8, service: "compute", workers: "all cores" }),
+  exchange("workers: 5 ms of computation × 8, churn", {
+    connections: 8,
+    service: "compute",
+    kind: "churn",
+    workers: "all cores"
+  }),
+  exchange("workers: churn × 32", { connections: 32, kind: "churn", workers: "all cores" }),
+  exchange("workers: ping-pong 64 B × 64", { connections: 64, workers: "one core" }),
+  exchange("workers: ping-pong 64 B × 64, all cores", { connections: 64, workers: "all cores" })
 ]

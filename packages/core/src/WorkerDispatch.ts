@@ -53,6 +53,8 @@ export interface WorkersInfo {
  */
 export interface RemoteConnection {
   readonly _tag: "Connection"
+  /** At the last deadline of a drain, `kill` is called: whatever the handler does, it must end. */
+  readonly onKill: (kill: () => void) => void
   readonly connection: Connection
   /** The transport's half of the connection: whoever can carry it elsewhere takes it, and leaves another with `replaceWire`. */
   readonly wire: Wire
@@ -63,6 +65,8 @@ export interface RemoteConnection {
   readonly idleMillis: number | undefined
   /** The worker has found the connection idle for so long: runs what the server has for that. */
   readonly onIdle: Effect.Effect<void>
+  /** Calls `listener` when the server drains, at once if it does already. One is enough. */
+  readonly onDrain: (listener: () => void) => void
   /** What the worker found when the handler had ended. */
   readonly ended: (state: ConnectionState) => void
   /** Tells that an error of the handler's is this connection's own. */
@@ -77,6 +81,8 @@ export interface RemoteConnection {
  */
 export interface RemoteDatagram {
   readonly _tag: "Datagram"
+  /** As for connections. */
+  readonly onKill: (kill: () => void) => void
   readonly datagram: Datagram
 }
 

@@ -105,9 +105,10 @@ describe("logs", () => {
       Effect.withLogSpan("inner"),
       Effect.withLogSpan("outer")
     )
-  }).pipe(Effect.provideService(Clock.Clock, clockAt(1_234)))
+  })
 
-  const compare = (settings: Context.Context<never>, handler: Effect.Effect<unknown, unknown>) => {
+  const compare = (settings: Context.Context<never>, what: Effect.Effect<unknown, unknown>) => {
+    const handler = Effect.provideService(what, Clock.Clock, clockAt(1_234))
     const inline = logged()
     runInline(Context.merge(settings, inline.loggers), handler)
     const remote = logged()

@@ -492,7 +492,7 @@ for (const kind of kinds) {
     it.live("kills what does not end at the last deadline of a drain, and leaves nothing behind", () =>
       Effect.gen(function*() {
         const scope = yield* Scope.make()
-        const { server, visit } = yield* Scope.provide(serve({ kind, maxWorkers: 3 }), scope)
+        const { server, visit, workers } = yield* Scope.provide(serve({ kind, maxWorkers: 3 }), scope)
         const pids: Array<number> = []
         for (const command of ["stay", "compute"]) {
           const client = yield* visit("worker")
@@ -502,6 +502,7 @@ for (const kind of kinds) {
         }
         const report = yield* server.drain({ grace: "20 millis", kill: "20 millis" })
         assert.strictEqual(report.killed, 2)
+        yield* until("both workers are killed", Effect.map(workers, ({ busy, killed }) => busy === 0 && killed === 2))
         yield* Scope.close(scope, Exit.void)
         if (kind === "process") {
           yield* until("the processes are gone", Effect.sync(() => pids.every((pid) => !isAlive(pid))))

@@ -26,10 +26,10 @@ export const control = (hooks?: { readonly drain?: (() => Promise<number>) | und
   process.on("disconnect", () => process.exit())
 }
 
-export const ready = (address: { readonly port?: number; readonly path?: string }) => {
+export const ready = (address: { readonly port?: number; readonly path?: string; readonly beside?: number }) => {
   process.send!({ ready: address })
 }
 
 /** The arguments that the benchmark starts a server with. */
-export const service = process.argv[2] as "echo" | "lines" | "datagrams"
+export const service = process.argv[2] as "echo" | "lines" | "compute" | "datagrams"
 export const listenPath = process.argv[3]

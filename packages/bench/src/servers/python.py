@@ -1,5 +1,7 @@
-"""Python's servers, for comparison: ThreadingTCPServer or asyncio, echo or lines; ThreadingUDPServer or UDPServer. Prints its port."""
+"""Python's servers, for comparison: ThreadingTCPServer, ForkingTCPServer or asyncio; ThreadingUDPServer or UDPServer. Prints its port."""
 import asyncio
+import hashlib
+import os
 import socket
 import socketserver
 import sys
@@ -12,7 +14,12 @@ class Handler(socketserver.StreamRequestHandler):
 
     def handle(self):
         try:
-            if service == "lines":
+            if service == "compute":
+                for line in self.rfile:
+                    rounds = int(os.environ["BENCH_ROUNDS"])
+                    derived = hashlib.pbkdf2_hmac("sha256", line[:-1], b"bench", rounds, 32)
+                    self.wfile.write(derived.hex()[:63].encode() + b"\n")
+            elif service == "lines":
                 for line in self.rfile:
                     self.wfile.write(line)
             else:
@@ -24,6 +31,10 @@ class Handler(socketserver.StreamRequestHandler):
 
 class Threading(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    request_queue_size = 511
+
+
+class Forking(socketserver.ForkingTCPServer):
     request_queue_size = 511
 
 
@@ -55,8 +66,8 @@ if service == "datagrams":
     with kind(("127.0.0.1", 0), Packet) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
-elif strategy == "threading":
-    with Threading(("127.0.0.1", 0), Handler) as server:
+elif strategy in ("threading", "forking"):
+    with (Threading if strategy == "threading" else Forking)(("127.0.0.1", 0), Handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()
 else:

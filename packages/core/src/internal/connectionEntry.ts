@@ -20,6 +20,8 @@ import { silence } from "./silence.ts"
 export class ConnectionEntry extends Entry implements Owner, Remotable {
   readonly subject: ConnectionImpl
   private idleTimer: Fiber.Fiber<void> | undefined
+  /** Tells the worker that has the connection. */
+  private tellDrain: (() => void) | undefined
 
   constructor(server: ServerImpl, id: number, wire: Wire) {
     super(server, id)
@@ -76,6 +78,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   startDrain(): void {
     this.subject.startDrain()
+    this.tellDrain?.()
   }
 
   // ---- how it ended
@@ -171,6 +174,13 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       idleMillis: this.server.idleMillis,
       watch: this.interruptOn === undefined ? undefined : () => subject.watch(),
       onIdle: this.onIdle,
+      onDrain: (listener) => {
+        if (this.draining.isOpen()) listener()
+        else this.tellDrain = listener
+      },
+      onKill: (kill) => {
+        this.killWorker = kill
+      },
       ended: (state) => subject.adopt(state),
       own: (error) => void subject.own(error)
     }

@@ -42,7 +42,13 @@ export class DatagramEntry extends PacketEntry implements Datagram, Remotable {
   }
 
   get remote(): RemoteDatagram {
-    return { _tag: "Datagram", datagram: this }
+    return {
+      _tag: "Datagram",
+      datagram: this,
+      onKill: (kill) => {
+        this.killWorker = kill
+      }
+    }
   }
 
   protected closeSubject(): void {}

@@ -41,6 +41,8 @@ export abstract class Entry implements Request, Registered {
   private reason: CloseReason.CloseReason | undefined
   protected interruptedByDrain = false
   private killedByDrain = false
+  /** Where the handler runs in a worker: how to end that. */
+  protected killWorker: (() => void) | undefined
   private finished = false
   private opened: number | undefined
 
@@ -289,6 +291,7 @@ export abstract class Entry implements Request, Registered {
   /** The drain's last deadline: nobody waits for this connection any more. */
   kill(): void {
     this.killedByDrain = true
+    this.killWorker?.()
     this.decide(CloseReason.Killed)
     this.destroySubject()
     this.fiber?.interruptUnsafe()

@@ -107,6 +107,7 @@ class RemoteJob implements Job {
 
   private send(worker: PooledWorker, handler: number): void {
     this.running = true
+    if (this.assignment.request._tag !== "Task") this.assignment.request.onKill(this.kill)
     const { pool, request, timeout } = this.assignment
     if (timeout !== undefined) this.timer = setTimeout(() => this.overrun(), Duration.toMillis(timeout))
     const message = {
@@ -125,14 +126,14 @@ class RemoteJob implements Job {
         return worker.post({ ...message, subject: { _tag: "Task", input: encodeValue(request.input) } })
       case "Datagram": {
         const { local, payload, peer, truncated } = request.datagram
-        this.watchDrain(request.datagram.draining)
+        this.help(Effect.map(request.datagram.draining, () => this.tellDrain()))
         return worker.post({
           ...message,
           subject: { _tag: "Datagram", peer: encodeValue(peer), local: encodeValue(local), payload, truncated }
         })
       }
       case "Connection": {
-        const { connection, idleMillis, replaceWire, watch, wire } = request
+        const { connection, idleMillis, onDrain, replaceWire, watch, wire } = request
         const subject = {
           _tag: "Connection" as const,
           peer: encodeValue(connection.peer),
@@ -155,13 +156,13 @@ class RemoteJob implements Job {
           worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
           watch?.()
         }
-        return this.watchDrain(connection.draining)
+        return onDrain(() => this.tellDrain())
       }
     }
   }
 
-  private watchDrain(draining: Effect.Effect<void>): void {
-    this.help(Effect.map(draining, () => this.worker!.post({ _tag: "Drain", id: this.id })))
+  private tellDrain(): void {
+    if (!this.ended) this.worker!.post({ _tag: "Drain", id: this.id })
   }
 
   /** Runs something until the job ends. */
@@ -178,11 +179,6 @@ class RemoteJob implements Job {
         return this.onResult(message)
       case "Interrupting":
         return this.hearing?.()
-      case "Released":
-        this.wire!.counted(message.bytesRead, message.bytesWritten)
-        this.wire!.release()
-        if (this.ended) this.worker!.forget(this.id)
-        return
       case "SocketEnd":
         return this.wire!.ended()
       case "SocketLost":
@@ -197,6 +193,12 @@ class RemoteJob implements Job {
       default:
         return this.onConnection(message, request as RemoteConnection)
     }
+  }
+
+  released(bytesRead: number, bytesWritten: number): void {
+    this.wire!.counted(bytesRead, bytesWritten)
+    this.wire!.release()
+    if (this.ended) this.worker!.forget(this.id)
   }
 
   private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
@@ -260,7 +262,7 @@ class RemoteJob implements Job {
     { bytesRead, bytesWritten, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
   ): void {
     const { handler, request } = this.assignment
-    const decoded = decodeExit(exit, handler.error)
+    const decoded = exit === undefined ? Exit.void : decodeExit(exit, handler.error)
     if (request._tag === "Connection") {
       if (Exit.isFailure(decoded)) {
         for (const index of own) {
@@ -268,8 +270,11 @@ class RemoteJob implements Job {
           if (reason !== undefined && Cause.isFailReason(reason)) request.own(reason.error as object)
         }
       }
-      request.ended({ ...state!, lost: state!.lost && decodeFailure(state!.lost) })
-      this.wire?.counted(bytesRead, bytesWritten)
+      if (state !== undefined) request.ended({ ...state, lost: state.lost && decodeFailure(state.lost) })
+      if (this.wire !== undefined) {
+        this.wire.counted(bytesRead, bytesWritten)
+        this.wire.isClosed = exit === undefined
+      }
     }
     this.finish(decoded)
   }
@@ -289,12 +294,19 @@ class RemoteJob implements Job {
     for (const helper of this.helpers) helper.interruptUnsafe()
     const { timeout } = this.assignment
     this.worker?.receiver.requestEnded(this.id, exit)
+    const { worker } = this
+    // Before the end is known: whoever comes next because of it finds the worker idle.
+    if (worker !== undefined) {
+      if (this.wire === undefined || this.wire.isReleased) worker.forget(this.id)
+      worker.done()
+    }
     this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)
     this.end.openUnsafe()
-    const { worker } = this
-    if (worker === undefined) return
-    if (this.wire === undefined || this.wire.isReleased) worker.forget(this.id)
-    worker.done()
+  }
+
+  /** The last deadline of a drain. */
+  private readonly kill = (): void => {
+    if (!this.ended) this.worker?.kill(new Error("the worker was killed: its server's drain was over"))
   }
 
   /** It may take the time it was given, and what its finalizers need if they are quick. */

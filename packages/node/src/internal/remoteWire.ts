@@ -13,6 +13,8 @@ export class RemoteWire implements Wire {
   private readonly post: (message: ToWorker) => void
   private receiver: Receiver | undefined
   isReleased = false
+  /** Has the worker closed it by itself? */
+  isClosed = false
 
   constructor(id: number, { local, peer }: Wire, post: (message: ToWorker) => void) {
     this.id = id
@@ -39,7 +41,7 @@ export class RemoteWire implements Wire {
   }
 
   close(): void {
-    this.tell({ _tag: "Close", id: this.id })
+    if (!this.isClosed) this.tell({ _tag: "Close", id: this.id })
   }
 
   destroy(reset: boolean): void {

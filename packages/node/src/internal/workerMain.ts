@@ -22,7 +22,14 @@ import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
 import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
-import { decodeFailure, encodeFailure, type FromWorker, type Subject, type ToWorker } from "./workerProtocol.ts"
+import {
+  decodeFailure,
+  encodeFailure,
+  type FromWorker,
+  type Released,
+  type Subject,
+  type ToWorker
+} from "./workerProtocol.ts"
 
 type Run = Extract<ToWorker, { readonly _tag: "Run" }>
 type SubjectOf<Tag extends Subject["_tag"]> = Extract<Subject, { readonly _tag: Tag }>
@@ -93,14 +100,20 @@ class Job {
 
   private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
     const { allowHalfOpen, transfer } = subject
-    const peer = decodeValue(subject.peer)
-    const local = decodeValue(subject.local)
     if (transfer === "socket" && socket !== undefined) {
       // What is passed to a process forgets this.
       socket.allowHalfOpen = allowHalfOpen
-      return new NodeWire(socket, { peerOf: () => peer, localOf: () => local })
+      return new NodeWire(socket, {
+        peerOf: () => decodeValue(subject.peer),
+        localOf: () => decodeValue(subject.local)
+      })
     }
-    const port = this.port = new PortWire({ id: this.id, peer, local, post })
+    const port = this.port = new PortWire({
+      id: this.id,
+      peer: decodeValue(subject.peer),
+      local: decodeValue(subject.local),
+      post
+    })
     // Its client was gone before it came here.
     if (transfer === "socket") queueMicrotask(() => port.lost({ _tag: "Reset" }))
     return port
@@ -171,10 +184,13 @@ class Job {
   private onEnd(exit: Exit.Exit<unknown, unknown>, { error }: Loaded["portable"]): void {
     this.ended = true
     const { hosted } = this
-    const own: Array<number> = []
-    if (hosted !== undefined && Exit.isFailure(exit)) {
+    // Where nobody else has a say, the connection is closed at once, as the server would when it hears of the end.
+    const isPlain = hosted !== undefined && isPlainEnd(exit)
+    let own = none
+    if (hosted !== undefined && !isPlain && Exit.isFailure(exit)) {
+      const found: Array<number> = own = []
       exit.cause.reasons.forEach((reason, index) => {
-        if (Cause.isFailReason(reason) && hosted.owns(reason.error)) own.push(index)
+        if (Cause.isFailReason(reason) && hosted.owns(reason.error)) found.push(index)
       })
     }
     // What the handler has written comes before its end.
@@ -183,12 +199,13 @@ class Job {
     post({
       _tag: "Result",
       id: this.id,
-      exit: encodeExit(exit, error),
+      exit: isPlain ? undefined : encodeExit(exit, error),
       own,
       state: hosted && stateOf(hosted),
       bytesRead: hosted?.wire.bytesRead ?? 0,
       bytesWritten: hosted?.wire.bytesWritten ?? 0
     })
+    if (isPlain && this.port === undefined) hosted.close()
     // The connection of a socket that is here goes on until the server closes it.
     if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
   }
@@ -207,15 +224,33 @@ class Job {
     this.released = true
     if (this.port !== undefined) return
     const { bytesRead, bytesWritten } = this.hosted!.wire
-    post({ _tag: "Released", id: this.id, bytesRead, bytesWritten })
+    if (released.length === 0) setImmediate(tellReleased)
+    released.push({ id: this.id, bytesRead, bytesWritten })
     if (this.ended) jobs.delete(this.id)
   }
 }
 
+/** What there is to say, if there is anything. */
 const stateOf = (hosted: HostedConnection) => {
   const state = hosted.state()
-  return { ...state, lost: state.lost && encodeFailure(state.lost) }
+  return state.lost === undefined && !state.drained && !state.timedOut
+    ? undefined
+    : { ...state, lost: state.lost && encodeFailure(state.lost) }
 }
+
+const none: ReadonlyArray<number> = []
+
+/** Nobody waits for these: those of one turn leave in one message. */
+let released: Array<Released> = []
+const tellReleased = () => {
+  post({ _tag: "Released", connections: released })
+  released = []
+}
+
+/** Success or end of input: no error hook is asked, which might still write something. */
+const isPlainEnd = (exit: Exit.Exit<unknown, unknown>): boolean =>
+  Exit.isSuccess(exit) ||
+  exit.cause.reasons.every((reason) => Cause.isFailReason(reason) && Cause.isDone(reason.error))
 
 const load = ({ handler, module, name }: Extract<ToWorker, { readonly _tag: "Load" }>) =>
   Effect.gen(function*() {

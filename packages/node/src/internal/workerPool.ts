@@ -38,7 +38,9 @@ export interface PoolOptions extends HandleOptions {
 export interface Job {
   /** What it runs with here, for its logs, metrics and spans. */
   readonly context: Context.Context<never>
-  readonly receive: (message: FromWorker) => void
+  readonly receive: (message: Exclude<FromWorker, { readonly _tag: "Released" }>) => void
+  /** Nothing is left of the connection whose socket the worker had. */
+  readonly released: (bytesRead: number, bytesWritten: number) => void
   /** The worker is gone. */
   readonly crashed: (cause: Error) => void
 }
@@ -108,6 +110,11 @@ export class PooledWorker {
       }
       case "Report":
         return this.receiver.receive(message.report)
+      case "Released":
+        for (const { bytesRead, bytesWritten, id } of message.connections) {
+          this.jobs.get(id)?.released(bytesRead, bytesWritten)
+        }
+        return
       default:
         this.jobs.get(message.id)?.receive(message)
     }
@@ -188,10 +195,11 @@ export class PooledWorker {
     clearTimeout(this.timer)
     const before = this.state
     this.state = "ended"
+    // First, so that it has been counted when its requests end.
+    this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
     for (const job of [...this.jobs.values()]) job.crashed(this.ending?.cause ?? cause)
     this.jobs.clear()
     this.receiver.requestEnded(undefined, Exit.die(cause))
-    this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
   }
 }
 

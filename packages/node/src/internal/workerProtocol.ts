@@ -67,15 +67,27 @@ export type ToWorker =
   /** No more requests come: release the services, and end. */
   | { readonly _tag: "Stop" }
 
+/** A connection of which nothing is left. */
+export interface Released {
+  readonly id: number
+  readonly bytesRead: number
+  readonly bytesWritten: number
+}
+
 export type FromWorker =
   | { readonly _tag: "Started" }
   | { readonly _tag: "Loaded"; readonly handler: number; readonly outcome: LoadOutcome }
   | {
     readonly _tag: "Result"
     readonly id: number
-    readonly exit: EncodedExit
+    /**
+     * Without one, a connection's handler has ended with nothing to say: it succeeded, or found the end of its input. Then the
+     * connection is closed already, if the worker has its socket.
+     */
+    readonly exit: EncodedExit | undefined
     /** Which of the cause's reasons are failures of this very connection. */
     readonly own: ReadonlyArray<number>
+    /** Of a connection to which something has happened. */
     readonly state: ConnectionState | undefined
     readonly bytesRead: number
     readonly bytesWritten: number
@@ -94,7 +106,7 @@ export type FromWorker =
   // From a connection whose socket the worker has.
   | { readonly _tag: "SocketEnd"; readonly id: number }
   | { readonly _tag: "SocketLost"; readonly id: number; readonly failure: WireFailure }
-  | { readonly _tag: "Released"; readonly id: number; readonly bytesRead: number; readonly bytesWritten: number }
+  | { readonly _tag: "Released"; readonly connections: ReadonlyArray<Released> }
   /** A packet to send; to the sender of the request's, unless `to` says another. */
   | {
     readonly _tag: "Send"

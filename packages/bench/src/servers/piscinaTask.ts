@@ -1,0 +1,1 @@
+export { answerTo as default } from "../compute.ts"
