@@ -248,8 +248,6 @@ const register = (
 ): void => {
   const { maxInFlight: places = 3, ordered = true, overflow = "refuseNewest" } = promises
   const test = isLive ? it.live : it.effect
-  const testInline = isLive ? it.effect.skip : it.effect
-  const testIsolated = isolated ? it.live : it.live.skip
   /** Lets everything that can run do so, without moving the clock. */
   const someTurns = isLive ? turns(liveTurn) : turns(TestClock.adjust(0))
 
@@ -524,7 +522,7 @@ const register = (
         }))
     }
 
-    testIsolated(
+    test.runIf(isolated)(
       "goes on, and has its place back, when a handler that computes for ever is killed",
       () =>
         Effect.gen(function*() {
@@ -615,7 +613,7 @@ const register = (
         assert.strictEqual(running(), 0)
       }))
 
-    testIsolated("ends a drain though handlers compute for ever", () =>
+    test.runIf(isolated)("ends a drain though handlers compute for ever", () =>
       Effect.gen(function*() {
         const { compute, connect, drain, isGone, until } = yield* start
         yield* connect(places)
@@ -625,7 +623,7 @@ const register = (
         yield* until("all clients know", () => range(1, places).every(isGone))
       }))
 
-    testInline(
+    test.runIf(!isLive)(
       "lets a drain complete that a handler asks for, while others run and wait",
       () =>
         Effect.gen(function*() {
@@ -674,7 +672,7 @@ const register = (
         assert.deepStrictEqual(yield* promptly("a greeting")(heard), ["hello", "finalized", "Ended"])
       }))
 
-    testInline("gives a handler its server", () =>
+    test.runIf(!isLive)("gives a handler its server", () =>
       Effect.gen(function*() {
         const { connect, finish } = yield* start
         const inFlight = yield* Deferred.make<number>()
