@@ -56,6 +56,20 @@ for (const kind of ["thread", "process"] as const) {
 
     DispatchSuite.workerSuite("in memory", { dispatch, maxInFlight })
 
+    DispatchSuite.workerSuite("in memory, two requests a worker, and three in its life", {
+      dispatch: ({ queue }) =>
+        NodeDispatch.workerPerRequest({
+          kind,
+          maxWorkers: 2,
+          concurrencyPerWorker: 2,
+          recycleAfter: 3,
+          queue: { max: queue, overflow: "refuseOldest" }
+        }),
+      maxInFlight: 4,
+      overflow: "refuseOldest",
+      isolated: false
+    })
+
     DispatchSuite.workerSuite("on tcp", {
       dispatch,
       maxInFlight,

@@ -70,6 +70,8 @@ export interface WorkerSuiteOptions extends Omit<SuiteOptions, "dispatch"> {
   readonly connect?:
     | ((address: SocketAddress) => Effect.Effect<TestClient.Client, TestClient.ClientError, Scope.Scope>)
     | undefined
+  /** Has each request a worker to itself? Where others are with it, they end with it, and that is not tested. Default `true`. */
+  readonly isolated?: boolean | undefined
   /** How long a test may take, in milliseconds. Default 20,000. */
   readonly timeout?: number | undefined
 }
@@ -177,6 +179,7 @@ const mostAtOnce = (visits: ReadonlyArray<Visit>): number => {
 export const suite = (name: string, options: SuiteOptions): void =>
   register(name, options, {
     isLive: false,
+    isolated: false,
     timeout: undefined,
     connect: TestClient.memory,
     makeRig: (bounds) => Rigs.inline(MemoryTransport.stream().pipe(options.dispatch(bounds)))
@@ -214,9 +217,11 @@ export const suite = (name: string, options: SuiteOptions): void =>
  * @since 0.1.0
  */
 export const workerSuite = (name: string, options: WorkerSuiteOptions): void => {
-  const { connect = TestClient.memory, dispatch, layer = MemoryTransport.stream, timeout = 20_000 } = options
+  const { connect = TestClient.memory, dispatch, isolated = true, layer = MemoryTransport.stream, timeout = 20_000 } =
+    options
   register(name, options, {
     isLive: true,
+    isolated,
     timeout,
     connect,
     makeRig: (bounds, changed) => Rigs.workers(() => Layer.orDie(layer()), dispatch(bounds), changed)
@@ -226,6 +231,8 @@ export const workerSuite = (name: string, options: WorkerSuiteOptions): void => 
 /** Inline, or in workers. */
 interface Kind {
   readonly isLive: boolean
+  /** Is it a worker of its own that a request ends? */
+  readonly isolated: boolean
   readonly timeout: number | undefined
   readonly connect: NonNullable<WorkerSuiteOptions["connect"]>
   readonly makeRig: (
@@ -237,12 +244,10 @@ interface Kind {
 const register = (
   name: string,
   promises: Omit<SuiteOptions, "dispatch">,
-  { connect, isLive, makeRig, timeout }: Kind
+  { connect, isLive, isolated, makeRig, timeout }: Kind
 ): void => {
   const { maxInFlight: places = 3, ordered = true, overflow = "refuseNewest" } = promises
   const test = isLive ? it.live : it.effect
-  const testInline = isLive ? it.effect.skip : it.effect
-  const testWorkers = isLive ? it.live : it.live.skip
   /** Lets everything that can run do so, without moving the clock. */
   const someTurns = isLive ? turns(liveTurn) : turns(TestClock.adjust(0))
 
@@ -493,7 +498,7 @@ const register = (
         })
     )
 
-    for (const { how, name, reason } of isLive ? [...endings, ...workerEndings] : endings) {
+    for (const { how, name, reason } of isolated ? [...endings, ...workerEndings] : endings) {
       test(`goes on, and has its place back, when a handler ${name}`, () =>
         Effect.gen(function*() {
           const started = yield* start
@@ -517,7 +522,7 @@ const register = (
         }))
     }
 
-    testWorkers(
+    test.runIf(isolated)(
       "goes on, and has its place back, when a handler that computes for ever is killed",
       () =>
         Effect.gen(function*() {
@@ -608,7 +613,7 @@ const register = (
         assert.strictEqual(running(), 0)
       }))
 
-    testWorkers("ends a drain though handlers compute for ever", () =>
+    test.runIf(isolated)("ends a drain though handlers compute for ever", () =>
       Effect.gen(function*() {
         const { compute, connect, drain, isGone, until } = yield* start
         yield* connect(places)
@@ -618,7 +623,7 @@ const register = (
         yield* until("all clients know", () => range(1, places).every(isGone))
       }))
 
-    testInline(
+    test.runIf(!isLive)(
       "lets a drain complete that a handler asks for, while others run and wait",
       () =>
         Effect.gen(function*() {
@@ -667,7 +672,7 @@ const register = (
         assert.deepStrictEqual(yield* promptly("a greeting")(heard), ["hello", "finalized", "Ended"])
       }))
 
-    testInline("gives a handler its server", () =>
+    test.runIf(!isLive)("gives a handler its server", () =>
       Effect.gen(function*() {
         const { connect, finish } = yield* start
         const inFlight = yield* Deferred.make<number>()

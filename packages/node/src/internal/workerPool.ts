@@ -324,7 +324,22 @@ export class Pool {
   }
 
   private get canStart(): boolean {
-    return this.retry === undefined && !this.closed && this.present < this.options.maxWorkers
+    const { concurrency, maxWorkers } = this.options
+    return this.retry === undefined && !this.closed && this.places < maxWorkers * concurrency
+  }
+
+  /**
+   * How many of the jobs that there may be are with workers, or can be. One that retires takes no more: it counts with those
+   * that it still has, so that a long one does not keep others waiting for a worker that cannot be started.
+   */
+  private get places(): number {
+    let places = 0
+    for (const { ending, jobs, state } of this.workers) {
+      if (ending === undefined) {
+        places += state === "retiring" ? Math.min(jobs.size, this.options.concurrency) : this.options.concurrency
+      }
+    }
+    return places
   }
 
   /** How many count as workers: those that retire and have nothing to do any more are on their way out. */

@@ -10,7 +10,7 @@ import { WorkerDispatch } from "@socketserver/core/WorkerDispatch"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
+import type * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { Client } from "../TestClient.ts"
@@ -155,7 +155,9 @@ export const workers = (
       serve: (heedDrain) => serve(heedDrain ? Handlers.heedful : Handlers.steadfast),
       serveGreeting: Effect.suspend(() => serve(Handlers.greeting)),
       tell: (_, client, how) =>
-        Effect.asVoid(Effect.forkDetach(Effect.ignore(client.write(`${how}\n`)), { startImmediately: true })),
+        typeof how === "string"
+          ? Effect.asVoid(Effect.forkDetach(Effect.ignore(client.write(`${how}\n`)), { startImmediately: true }))
+          : Effect.die(new Error("a handler in a worker can be told words only")),
       over: () => {}
     }
   })
