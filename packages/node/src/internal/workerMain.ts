@@ -19,6 +19,7 @@ import { Socket } from "node:net"
 import { parentPort, Worker, workerData } from "node:worker_threads"
 import { decodeAddress, encodeAddress } from "./address.ts"
 import { decodeExit, encodeExit } from "./exits.ts"
+import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, spanContext } from "./telemetry.ts"
 import { NodeWire } from "./wire.ts"
@@ -45,7 +46,7 @@ interface Loaded {
   readonly context: Context.Context<never>
 }
 const handlers = new Map<number, Loaded>()
-const jobs = new Map<number, Job>()
+const jobs = new JobTable<Job>()
 /** Of the services of all handlers. */
 const services = Scope.makeUnsafe()
 
@@ -291,7 +292,7 @@ const receive = (message: ToWorker, handle?: unknown): void => {
       return
     case "Run": {
       const job = new Job(message.id)
-      jobs.set(message.id, job)
+      jobs.set(job)
       const socket = message.socket ?? handle
       return job.run(message, socket instanceof Socket ? socket : undefined)
     }
