@@ -72,7 +72,7 @@ const all = (name: string, file: string, style?: string): Contender => ({
 })
 
 /** Without a limit a server with workers has all cores. */
-const coreOf = ({ workers }: Workload) => workers === "all cores" ? undefined : 0
+const coreOf = ({ workers }: Workload) => workers === "all cores" ? "all" : 0
 
 /** A server with workers, or one that is compared with those. */
 const withWorkers = (

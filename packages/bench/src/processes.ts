@@ -11,8 +11,8 @@ import type { Usage } from "./servers/control.ts"
 export const canPin = availableParallelism() > 1 && spawnSync("taskset", ["-V"]).status === 0
 export const python = spawnSync("python3", ["--version"]).status === 0
 
-const start = (core: number | undefined, command: string, args: ReadonlyArray<string>, ipc: boolean): ChildProcess => {
-  const [file, all] = canPin && core !== undefined
+const start = (core: number | "all", command: string, args: ReadonlyArray<string>, ipc: boolean): ChildProcess => {
+  const [file, all] = canPin && core !== "all"
     ? ["taskset", ["-c", String(core), command, ...args]] as const
     : [command, args] as const
   return spawn(file, all, { stdio: ["ignore", ipc ? "inherit" : "pipe", "inherit", ...(ipc ? ["ipc" as const] : [])] })
@@ -53,7 +53,7 @@ export const startNodeServer = async (
   service: string,
   path: string | undefined,
   style?: string,
-  core: number | undefined = 0
+  core: number | "all" = 0
 ): Promise<ServerProcess> => {
   const args = [
     script(`./servers/${file}.ts`),
@@ -83,7 +83,7 @@ export const startNodeServer = async (
 export const startPythonServer = async (
   strategy: string,
   service: string,
-  core: number | undefined = 0
+  core: number | "all" = 0
 ): Promise<ServerProcess> => {
   const began = performance.now()
   const child = start(core, "python3", [script("./servers/python.py"), strategy, service], false)

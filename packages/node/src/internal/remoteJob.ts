@@ -54,9 +54,9 @@ class RemoteJob implements Job {
   private readonly assignment: Assignment
   readonly context: Context.Context<never>
   private readonly onEnd: (exit: Exit.Exit<unknown, unknown>) => void
-  private readonly id: number
+  readonly id: number
   private readonly leave: (() => void) | undefined
-  private worker: PooledWorker | undefined
+  worker: PooledWorker | undefined
   private running = false
   private ended = false
   private timedOut = false
@@ -79,7 +79,8 @@ class RemoteJob implements Job {
     this.context = context
     this.onEnd = onEnd
     const { pool } = assignment
-    this.id = pool.nextJob()
+    this.id = pool.jobs.reserve()
+    pool.jobs.set(this)
     this.leave = pool.request({
       begin: (worker) => this.begin(worker),
       fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
@@ -95,7 +96,7 @@ class RemoteJob implements Job {
   private begin(worker: PooledWorker): void {
     const { handler, pool } = this.assignment
     this.worker = worker
-    worker.begin(this.id, this)
+    worker.begin()
     const index = pool.register(handler)
     worker.whenLoaded(index, (outcome) => {
       if (this.ended) return
@@ -198,7 +199,7 @@ class RemoteJob implements Job {
   released(bytesRead: number, bytesWritten: number): void {
     this.wire!.counted(bytesRead, bytesWritten)
     this.wire!.release()
-    if (this.ended) this.worker!.forget(this.id)
+    if (this.ended) this.worker!.forget(this)
   }
 
   private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
@@ -292,12 +293,13 @@ class RemoteJob implements Job {
     clearTimeout(this.timer)
     this.hearing?.()
     for (const helper of this.helpers) helper.interruptUnsafe()
-    const { timeout } = this.assignment
+    const { pool, timeout } = this.assignment
     this.worker?.receiver.requestEnded(this.id, exit)
     const { worker } = this
     // Before the end is known: whoever comes next because of it finds the worker idle.
-    if (worker !== undefined) {
-      if (this.wire === undefined || this.wire.isReleased) worker.forget(this.id)
+    if (worker === undefined) pool.jobs.release(this.id)
+    else {
+      if (this.wire === undefined || this.wire.isReleased) worker.forget(this)
       worker.done()
     }
     this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)

@@ -3,9 +3,10 @@ import * as Dispatch from "@socketserver/core/Dispatch"
 import type { WorkerEvent } from "@socketserver/core/ServerEvent"
 import type { WorkerDispatch } from "@socketserver/core/WorkerDispatch"
 import { QueueFull, WorkerError } from "@socketserver/core/WorkerError"
-import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
 import * as Stream from "effect/Stream"
@@ -53,21 +54,33 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
   })
 
   const run: WorkerPool["Service"]["run"] = (task, input) =>
-    Effect.suspend(() => {
-      const result = Deferred.makeUnsafe<any, any>()
-      const running = strategy({
-        id: 0,
-        handle: Effect.asVoid(Deferred.into(
-          runRemotely({ pool, handler: task, timeout, request: { _tag: "Task", input } }),
-          result
-        )),
-        refuse: () =>
-          Effect.asVoid(
-            Deferred.fail(result, new WorkerError({ reason: new QueueFull({ max: maxWaiting }), handler: task.name }))
-          )
+    Effect.withFiber((caller) =>
+      Effect.callback<any, any>((resume) => {
+        let result: Exit.Exit<any, any> | undefined
+        let running: Fiber.Fiber<void> | undefined
+        running = Effect.runForkWith(caller.context)(strategy({
+          id: 0,
+          handle: Effect.map(
+            Effect.exit(runRemotely({ pool, handler: task, timeout, request: { _tag: "Task", input } })),
+            (exit) => {
+              result = exit
+            }
+          ),
+          // It may be another's fiber that asks, while this one waits.
+          refuse: () =>
+            Effect.withFiber((asking) => {
+              result = Exit.fail(
+                new WorkerError({ reason: new QueueFull({ max: maxWaiting }), handler: task.name })
+              )
+              if (running !== asking) running?.interruptUnsafe()
+              return Effect.void
+            })
+        }))
+        // Not before the next in line has the worker: what the caller does then may take its time.
+        running.addObserver((exit) => resume(result ?? (Exit.isFailure(exit) ? exit : Effect.interrupt)))
+        return Fiber.interrupt(running)
       })
-      return Effect.raceFirst(Deferred.await(result), Effect.andThen(running, Effect.never))
-    })
+    )
 
   const dispatch: WorkerDispatch["Service"] = {
     name: "workerPerRequest",
