@@ -52,11 +52,11 @@ export const runRemotely = (assignment: Assignment): Effect.Effect<unknown, unkn
 
 class RemoteJob implements Job {
   private readonly assignment: Assignment
-  readonly context: Context.Context<never>
+  private readonly context: Context.Context<never>
   private readonly onEnd: (exit: Exit.Exit<unknown, unknown>) => void
-  readonly id: number
+  private readonly id: number
   private readonly leave: (() => void) | undefined
-  worker: PooledWorker | undefined
+  private worker: PooledWorker | undefined
   private running = false
   private ended = false
   private timedOut = false
@@ -79,8 +79,8 @@ class RemoteJob implements Job {
     this.context = context
     this.onEnd = onEnd
     const { pool } = assignment
-    this.id = pool.jobs.reserve()
-    pool.jobs.set(this)
+    this.id = pool.nextJob()
+    pool.contexts.set(this.id, context)
     this.leave = pool.request({
       begin: (worker) => this.begin(worker),
       fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
@@ -96,7 +96,7 @@ class RemoteJob implements Job {
   private begin(worker: PooledWorker): void {
     const { handler, pool, timeout } = this.assignment
     this.worker = worker
-    worker.begin()
+    worker.begin(this.id, this)
     if (timeout !== undefined) this.timer = setTimeout(() => this.overrun(), Duration.toMillis(timeout))
     const index = pool.register(handler)
     worker.whenLoaded(index, (outcome) => {
@@ -190,7 +190,7 @@ class RemoteJob implements Job {
   released(bytesRead: number, bytesWritten: number): void {
     this.wire!.counted(bytesRead, bytesWritten)
     this.wire!.release()
-    if (this.ended) this.worker!.forget(this)
+    if (this.ended) this.worker!.forget(this.id)
   }
 
   private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
@@ -285,11 +285,12 @@ class RemoteJob implements Job {
     this.hearing?.()
     for (const helper of this.helpers) helper.interruptUnsafe()
     const { pool, timeout } = this.assignment
+    pool.contexts.delete(this.id)
     this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)
     this.end.openUnsafe()
     const { worker } = this
-    if (worker === undefined) return pool.jobs.release(this.id)
-    if (this.wire === undefined || this.wire.isReleased) worker.forget(this)
+    if (worker === undefined) return
+    if (this.wire === undefined || this.wire.isReleased) worker.forget(this.id)
     worker.done()
   }
 

@@ -19,7 +19,6 @@ import { Socket } from "node:net"
 import { parentPort, Worker, workerData } from "node:worker_threads"
 import { decodeAddress, encodeAddress } from "./address.ts"
 import { decodeExit, encodeExit } from "./exits.ts"
-import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, spanContext } from "./telemetry.ts"
 import { NodeWire } from "./wire.ts"
@@ -46,7 +45,7 @@ interface Loaded {
   readonly context: Context.Context<never>
 }
 const handlers = new Map<number, Loaded>()
-const jobs = new JobTable<Job>()
+const jobs = new Map<number, Job>()
 /** Of the services of all handlers. */
 const services = Scope.makeUnsafe()
 
@@ -292,7 +291,7 @@ const receive = (message: ToWorker, handle?: unknown): void => {
       return
     case "Run": {
       const job = new Job(message.id)
-      jobs.set(job)
+      jobs.set(message.id, job)
       const socket = message.socket ?? handle
       return job.run(message, socket instanceof Socket ? socket : undefined)
     }

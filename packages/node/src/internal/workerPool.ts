@@ -12,7 +12,6 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { decodeExit } from "./exits.ts"
-import { JobTable } from "./jobTable.ts"
 import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
 import type { FromWorker, LoadOutcome, ToWorker } from "./workerProtocol.ts"
 
@@ -35,11 +34,6 @@ export interface PoolOptions extends HandleOptions {
 
 /** What a worker does for somebody. */
 export interface Job {
-  readonly id: number
-  /** What it runs with, for its logs, metrics and spans. */
-  readonly context: Context.Context<never>
-  /** Where it is, once it is with one. */
-  readonly worker: PooledWorker | undefined
   readonly receive: (message: Exclude<FromWorker, { readonly _tag: "Released" }>) => void
   /** Nothing is left of the connection whose socket the worker had. */
   readonly released: (bytesRead: number, bytesWritten: number) => void
@@ -56,9 +50,8 @@ interface HandlerName {
 export class PooledWorker {
   readonly number: number
   readonly pool: Pool
-  /** How many jobs it has. */
-  jobs = 0
-  /** How many of them are not done yet; the others' connections are being closed. */
+  readonly jobs = new Map<number, Job>()
+  /** How many of the jobs are not done yet; the others' connections are being closed. */
   load = 0
   private served = 0
   state: "starting" | "ready" | "retiring" | "ended" = "starting"
@@ -112,17 +105,12 @@ export class PooledWorker {
         return this.pool.onReport(message.report)
       case "Released":
         for (const { bytesRead, bytesWritten, id } of message.connections) {
-          this.jobOf(id)?.released(bytesRead, bytesWritten)
+          this.jobs.get(id)?.released(bytesRead, bytesWritten)
         }
         return
       default:
-        this.jobOf(message.id)?.receive(message)
+        this.jobs.get(message.id)?.receive(message)
     }
-  }
-
-  private jobOf(id: number): Job | undefined {
-    const job = this.pool.jobs.get(id)
-    return job?.worker === this ? job : undefined
   }
 
   /** Loads the handler if it was not yet; `then` is told, at once if it was. */
@@ -154,8 +142,8 @@ export class PooledWorker {
 
   // ---- work
 
-  begin(): void {
-    this.jobs++
+  begin(id: number, job: Job): void {
+    this.jobs.set(id, job)
     this.load++
     if (++this.served >= this.pool.options.recycleAfter) this.state = "retiring"
   }
@@ -167,10 +155,8 @@ export class PooledWorker {
   }
 
   /** Nothing of the job is left. */
-  forget(job: Job): void {
-    if (this.jobOf(job.id) !== job) return
-    this.pool.jobs.release(job.id)
-    this.jobs--
+  forget(id: number): void {
+    this.jobs.delete(id)
     this.pool.onRoom(this)
   }
 
@@ -202,11 +188,8 @@ export class PooledWorker {
     clearTimeout(this.timer)
     const before = this.state
     this.state = "ended"
-    for (const job of this.pool.jobs.values()) {
-      if (job.worker !== this) continue
-      job.crashed(this.ending?.cause ?? cause)
-      this.forget(job)
-    }
+    for (const job of [...this.jobs.values()]) job.crashed(this.ending?.cause ?? cause)
+    this.jobs.clear()
     this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
   }
 }
@@ -241,13 +224,15 @@ export class Pool {
   /** All that were ever asked for; the required ones a worker must have before it takes any work. */
   readonly handlers: Array<HandlerName> = []
   readonly required = new Set<number>()
-  readonly jobs = new JobTable<Job>()
+  /** What the jobs under way run with, for their logs, metrics and spans. */
+  readonly contexts = new Map<number, Context.Context<never>>()
   readonly onReport: (report: Extract<FromWorker, { readonly _tag: "Report" }>["report"]) => void
   /** Who wants to know what becomes of the workers. */
   readonly listeners = new Set<(event: () => WorkerEvent) => void>()
   private readonly workers = new Set<PooledWorker>()
   private readonly waiting = new Set<Waiter>()
   private lastWorker = 0
+  private lastJob = 0
   private closed = false
   private onClosed: (() => void) | undefined
   private counts = { started: 0, crashed: 0, recycled: 0, killed: 0 }
@@ -267,6 +252,10 @@ export class Pool {
 
   private publish(event: () => WorkerEvent): void {
     for (const listener of this.listeners) listener(event)
+  }
+
+  nextJob(): number {
+    return ++this.lastJob
   }
 
   /** The handler's number in this pool. */
@@ -380,7 +369,7 @@ export class Pool {
   }
 
   onRoom(worker: PooledWorker): void {
-    if (worker.state === "retiring" && worker.load === 0 && worker.jobs === 0) worker.stop("Recycled")
+    if (worker.state === "retiring" && worker.load === 0 && worker.jobs.size === 0) worker.stop("Recycled")
     if (this.waiting.size > 0) {
       this.serveWaiting()
       this.fill()
@@ -466,7 +455,7 @@ export class Pool {
     if (this.workers.size === 0) return resume(Effect.void)
     this.onClosed = () => resume(Effect.void)
     for (const worker of this.workers) {
-      if (worker.state === "starting" || worker.jobs > 0) worker.kill(new Error("the workers were stopped"))
+      if (worker.state === "starting" || worker.jobs.size > 0) worker.kill(new Error("the workers were stopped"))
       else worker.stop("Stopped")
     }
   })

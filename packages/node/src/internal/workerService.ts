@@ -45,7 +45,7 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
       resourceLimits: options.resourceLimits,
       settings: reporterSettings(context)
     },
-    makeReceiver((job) => (job === undefined ? undefined : pool.jobs.get(job)?.context) ?? context)
+    makeReceiver((job) => (job === undefined ? undefined : pool.contexts.get(job)) ?? context)
   )
   yield* Effect.addFinalizer(() => pool.close)
   const events = yield* PubSub.sliding<WorkerEvent>(1_024)
