@@ -168,7 +168,7 @@ export const hostConnection: (options: {
   readonly onGone: (how: "end" | "reset") => void
   /** A read has waited for so long. */
   readonly onIdle: () => void
-  readonly onAnnotate: (key: string, value: unknown) => void
+  readonly annotate: Connection["annotate"]
   /** Nothing is left of the connection. */
   readonly onReleased: () => void
 }) => HostedConnection = internal.hostConnection

@@ -46,42 +46,40 @@ const watchLeaks = () => {
   })
 }
 
-for (const kind of ["thread", "process"] as const) {
-  const dispatch: DispatchSuite.WorkerSuiteOptions["dispatch"] = ({ maxInFlight, queue }) =>
+const dispatch =
+  (kind: "thread" | "process"): DispatchSuite.WorkerSuiteOptions["dispatch"] => ({ maxInFlight, queue }) =>
     NodeDispatch.workerPerRequest({ kind, maxWorkers: maxInFlight, queue: { max: queue } })
-  const maxInFlight = 2
 
-  describe(`workers of kind ${kind}`, () => {
-    watchLeaks()
+// What the suite asks for does not depend on the transport: each kind has one, and each way of a connection to a worker.
+describe("threads", () => {
+  watchLeaks()
 
-    DispatchSuite.workerSuite("in memory", { dispatch, maxInFlight })
+  DispatchSuite.workerSuite("in memory, by bytes", { dispatch: dispatch("thread"), maxInFlight: 2 })
 
-    DispatchSuite.workerSuite("in memory, two requests a worker, and three in its life", {
-      dispatch: ({ queue }) =>
-        NodeDispatch.workerPerRequest({
-          kind,
-          maxWorkers: 2,
-          concurrencyPerWorker: 2,
-          recycleAfter: 3,
-          queue: { max: queue, overflow: "refuseOldest" }
-        }),
-      maxInFlight: 4,
-      overflow: "refuseOldest",
-      isolated: false
-    })
-
-    DispatchSuite.workerSuite("on tcp", {
-      dispatch,
-      maxInFlight,
-      layer: () => NodeTransport.tcp({ host: "127.0.0.1", port: 0 }),
-      connect: TestClient.node
-    })
-
-    DispatchSuite.workerSuite("on unix", {
-      dispatch,
-      maxInFlight,
-      layer: () => Layer.unwrap(Effect.map(directory, (path) => NodeTransport.unix({ path: join(path, "s") }))),
-      connect: TestClient.node
-    })
+  DispatchSuite.workerSuite("on tcp, two requests a worker, and three in its life", {
+    dispatch: ({ queue }) =>
+      NodeDispatch.workerPerRequest({
+        kind: "thread",
+        maxWorkers: 2,
+        concurrencyPerWorker: 2,
+        recycleAfter: 3,
+        queue: { max: queue, overflow: "refuseOldest" }
+      }),
+    maxInFlight: 4,
+    overflow: "refuseOldest",
+    isolated: false,
+    layer: () => NodeTransport.tcp({ host: "127.0.0.1", port: 0 }),
+    connect: TestClient.node
   })
-}
+})
+
+describe("processes", () => {
+  watchLeaks()
+
+  DispatchSuite.workerSuite("on unix, by sockets", {
+    dispatch: dispatch("process"),
+    maxInFlight: 2,
+    layer: () => Layer.unwrap(Effect.map(directory, (path) => NodeTransport.unix({ path: join(path, "s") }))),
+    connect: TestClient.node
+  })
+})

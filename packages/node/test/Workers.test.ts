@@ -124,7 +124,7 @@ const isAlive = (pid: number): boolean => {
 
 for (const kind of kinds) {
   for (const [name, place] of Object.entries(places)) {
-    describe(`a handler in a ${kind}, on ${name}`, () => {
+    describe.concurrent(`a handler in a ${kind}, on ${name}`, () => {
       it.live("reads and writes, in a worker", () =>
         Effect.gen(function*() {
           const at = yield* place
@@ -401,7 +401,7 @@ for (const kind of kinds) {
       }))
   })
 
-  describe(kind === "thread" ? "a pool of threads" : "a pool of processes", () => {
+  describe.concurrent(kind === "thread" ? "a pool of threads" : "a pool of processes", () => {
     it.live("replaces a worker after `recycleAfter` requests", () =>
       Effect.gen(function*() {
         const { server, visit, workers } = yield* serve({ kind, maxWorkers: 1, recycleAfter: 1 })
@@ -510,7 +510,7 @@ for (const kind of kinds) {
       }))
   })
 
-  describe(`a task in a ${kind}`, () => {
+  describe.concurrent(`a task in a ${kind}`, () => {
     const pool = (options?: Partial<WorkerPool.WorkerOptions>) => WorkerPool.make({ kind, maxWorkers: 2, ...options })
 
     it.live("is run for a handler that runs inline, and its result awaited", () =>
@@ -613,7 +613,7 @@ for (const kind of kinds) {
     }
   ]
   for (const { connect, name, transport } of datagrams) {
-    describe(`a datagram handler in a ${kind}, on ${name}`, () => {
+    describe.concurrent(`a datagram handler in a ${kind}, on ${name}`, () => {
       it.live("replies, sends to others, annotates, fails, and crashes alone", () =>
         Effect.gen(function*() {
           const server = yield* Effect.map(
@@ -650,7 +650,7 @@ for (const kind of kinds) {
   }
 }
 
-describe("what a handler tells beside its answer", () => {
+describe.concurrent("what a handler tells beside its answer", () => {
   const dispatches: Record<string, (place: Place["transport"]) => Layer.Layer<Server.Server, ListenError.ListenError>> =
     {
       inline: (transport) => transport.pipe(Dispatch.serial(), Server.serveStream(handlers.tell)),
@@ -744,7 +744,7 @@ describe("workers that cannot be started", () => {
     }))
 })
 
-describe("other processes", () => {
+describe.concurrent("other processes", () => {
   it.live("are left alone: a child that is not ours keeps its exit code for whoever waits for it", () =>
     Effect.gen(function*() {
       const child = spawn(process.execPath, ["-e", "process.exit(72)"])
@@ -777,7 +777,7 @@ describe("other processes", () => {
     }))
 })
 
-describe("options", () => {
+describe.concurrent("options", () => {
   it.live("out of range are told before anything is started", () =>
     Effect.gen(function*() {
       for (

@@ -8,15 +8,15 @@ import { ConnectionImpl, type Owner } from "./connection.ts"
 import { silence } from "./silence.ts"
 
 class HostedImpl extends ConnectionImpl {
-  private readonly onAnnotate: (key: string, value: unknown) => void
+  private readonly options: Parameters<typeof HostConnection>[0]
 
-  constructor({ id, onAnnotate, wire }: Parameters<typeof HostConnection>[0], owner: Owner) {
-    super(id, wire, owner)
-    this.onAnnotate = onAnnotate
+  constructor(options: Parameters<typeof HostConnection>[0], owner: Owner) {
+    super(options.id, options.wire, owner)
+    this.options = options
   }
 
   override get annotate(): Connection["annotate"] {
-    return (key, value) => Effect.sync(() => this.onAnnotate(key, value))
+    return this.options.annotate
   }
 }
 

@@ -79,8 +79,7 @@ class RemoteJob implements Job {
     this.context = context
     this.onEnd = onEnd
     const { pool } = assignment
-    this.id = pool.jobs.reserve()
-    pool.jobs.set(this)
+    this.id = pool.nextJob()
     this.leave = pool.request({
       begin: (worker) => this.begin(worker),
       fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
@@ -96,7 +95,7 @@ class RemoteJob implements Job {
   private begin(worker: PooledWorker): void {
     const { handler, pool } = this.assignment
     this.worker = worker
-    worker.begin()
+    worker.begin(this)
     const index = pool.register(handler)
     worker.whenLoaded(index, (outcome) => {
       if (this.ended) return
@@ -185,10 +184,10 @@ class RemoteJob implements Job {
       case "SocketLost":
         return this.wire!.lost(decodeFailure(message.failure))
       case "Annotate":
-        if (request._tag !== "Task") {
-          Effect.runSync(subjectOf(request).annotate(message.key, decodeValue(message.value)))
-        }
-        return
+        return this.answer(
+          message.call,
+          subjectOf(request as RemoteConnection | RemoteDatagram).annotate(message.key, decodeValue(message.value))
+        )
       case "Send":
         return this.sendPacket(message, (request as RemoteDatagram).datagram)
       default:
@@ -250,10 +249,14 @@ class RemoteJob implements Job {
   }
 
   private sendPacket({ call, payload, to }: Extract<FromWorker, { readonly _tag: "Send" }>, datagram: Datagram): void {
-    const sent = to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload)
+    this.answer(call, to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload))
+  }
+
+  /** Does what the worker has asked for, and tells it what became of that. */
+  private answer(call: number, effect: Effect.Effect<void, unknown>): void {
     Effect.runForkWith(this.context)(Effect.map(
-      Effect.exit(sent),
-      (exit) => this.worker!.post({ _tag: "Sent", id: this.id, call, exit: encodeExit(exit) })
+      Effect.exit(effect),
+      (exit) => this.worker!.post({ _tag: "Done", id: this.id, call, exit: encodeExit(exit) })
     ))
   }
 
@@ -293,12 +296,11 @@ class RemoteJob implements Job {
     clearTimeout(this.timer)
     this.hearing?.()
     for (const helper of this.helpers) helper.interruptUnsafe()
-    const { pool, timeout } = this.assignment
+    const { timeout } = this.assignment
     this.worker?.receiver.requestEnded(this.id, exit)
     const { worker } = this
     // Before the end is known: whoever comes next because of it finds the worker idle.
-    if (worker === undefined) pool.jobs.release(this.id)
-    else {
+    if (worker !== undefined) {
       if (this.wire === undefined || this.wire.isReleased) worker.forget(this)
       worker.done()
     }

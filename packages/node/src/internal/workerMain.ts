@@ -18,7 +18,6 @@ import * as Scope from "effect/Scope"
 import { Socket } from "node:net"
 import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
-import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
 import { decodeValue, encodeValue } from "./values.ts"
@@ -46,7 +45,7 @@ interface Loaded {
   readonly context: Context.Context<never>
 }
 const handlers = new Map<number, Loaded>()
-const jobs = new JobTable<Job>()
+const jobs = new Map<number, Job>()
 /** Of the services of all handlers. */
 const services = Scope.makeUnsafe()
 
@@ -60,7 +59,7 @@ class Job {
   /** Is the server to know when the peer is gone? */
   private watch = false
   private ended = false
-  private readonly calls = new Map<number, (exit: Exit.Exit<void, DatagramError>) => void>()
+  private readonly calls = new Map<number, (exit: Exit.Exit<void, any>) => void>()
   private lastCall = 0
 
   constructor(id: number) {
@@ -91,7 +90,7 @@ class Job {
           onGone: (how) => this.onGone(how),
           idleMillis: subject.idleMillis,
           onIdle: () => post({ _tag: "Idle", id: this.id }),
-          onAnnotate: this.annotate,
+          annotate: this.annotate,
           onReleased: () => this.onReleased()
         })
         return hosted.connection
@@ -120,17 +119,27 @@ class Job {
     return port
   }
 
-  private readonly annotate = (key: string, value: unknown): void => {
-    post({ _tag: "Annotate", id: this.id, key, value: encodeValue(value) })
+  private readonly annotate = (key: string, value: unknown): Effect.Effect<void> =>
+    this.ask((call) => ({ _tag: "Annotate", id: this.id, call, key, value: encodeValue(value) }))
+
+  /** Posts something whose outcome the pool tells, and waits for that. */
+  private ask<E = never>(message: (call: number) => FromWorker): Effect.Effect<void, E> {
+    return Effect.callback((resume) => {
+      const call = ++this.lastCall
+      this.calls.set(call, resume as (exit: Exit.Exit<void, any>) => void)
+      post(message(call))
+    })
   }
 
   private makeDatagram({ local, payload, peer, truncated }: SubjectOf<"Datagram">, request: number): Datagram {
     const send = (to: Datagram["peer"] | undefined, payload: Uint8Array | string) =>
-      Effect.callback<void, DatagramError>((resume) => {
-        const call = ++this.lastCall
-        this.calls.set(call, resume)
-        post({ _tag: "Send", id: this.id, call, to: to === undefined ? undefined : encodeValue(to), payload })
-      })
+      this.ask<DatagramError>((call) => ({
+        _tag: "Send",
+        id: this.id,
+        call,
+        to: to === undefined ? undefined : encodeValue(to),
+        payload
+      }))
     return {
       id: request,
       peer: decodeValue(peer),
@@ -140,7 +149,7 @@ class Job {
       reply: (payload) => send(undefined, payload),
       send,
       draining: this.draining.await,
-      annotate: (key, value) => Effect.sync(() => this.annotate(key, value))
+      annotate: this.annotate
     }
   }
 
@@ -172,10 +181,10 @@ class Job {
         return this.hosted?.close()
       case "Destroy":
         return this.hosted?.destroy(message.reset)
-      case "Sent": {
+      case "Done": {
         const resume = this.calls.get(message.call)
         this.calls.delete(message.call)
-        return resume?.(decodeExit(message.exit) as Exit.Exit<void, DatagramError>)
+        return resume?.(decodeExit(message.exit) as Exit.Exit<void, any>)
       }
     }
   }
@@ -299,7 +308,7 @@ const receive = (message: ToWorker, handle?: unknown): void => {
       return
     case "Run": {
       const job = new Job(message.id)
-      jobs.set(job)
+      jobs.set(message.id, job)
       const socket = message.socket ?? handle
       return job.run(message, socket instanceof Socket ? socket : undefined)
     }

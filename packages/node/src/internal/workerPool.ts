@@ -12,7 +12,6 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { decodeExit } from "./exits.ts"
-import { JobTable } from "./jobTable.ts"
 import { makeReceiver, type Receiver, type ReporterOptions } from "./telemetry.ts"
 import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
 import type { FromWorker, LoadOutcome, ToWorker } from "./workerProtocol.ts"
@@ -40,8 +39,6 @@ export interface Job {
   readonly id: number
   /** What it runs with, for its logs, metrics and spans. */
   readonly context: Context.Context<never>
-  /** Where it is, once it is with one. */
-  readonly worker: PooledWorker | undefined
   readonly receive: (message: Exclude<FromWorker, { readonly _tag: "Released" }>) => void
   /** Nothing is left of the connection whose socket the worker had. */
   readonly released: (bytesRead: number, bytesWritten: number) => void
@@ -58,8 +55,7 @@ interface HandlerName {
 export class PooledWorker {
   readonly number: number
   readonly pool: Pool
-  /** How many jobs it has. */
-  jobs = 0
+  readonly jobs = new Map<number, Job>()
   /** How many of them are not done yet; the others' connections are being closed. */
   load = 0
   private served = 0
@@ -76,7 +72,7 @@ export class PooledWorker {
   constructor(pool: Pool, number: number) {
     this.pool = pool
     this.number = number
-    this.receiver = pool.makeReceiver()
+    this.receiver = pool.makeReceiver(this.jobs)
     this.handle = spawn(pool.options, {
       onMessage: (message) => this.receive(message),
       onEnd: (cause) => this.onEnd(cause)
@@ -117,17 +113,12 @@ export class PooledWorker {
         return this.receiver.receive(message.report)
       case "Released":
         for (const { bytesRead, bytesWritten, id } of message.connections) {
-          this.jobOf(id)?.released(bytesRead, bytesWritten)
+          this.jobs.get(id)?.released(bytesRead, bytesWritten)
         }
         return
       default:
-        this.jobOf(message.id)?.receive(message)
+        this.jobs.get(message.id)?.receive(message)
     }
-  }
-
-  private jobOf(id: number): Job | undefined {
-    const job = this.pool.jobs.get(id)
-    return job?.worker === this ? job : undefined
   }
 
   /** Loads the handler if it was not yet; `then` is told, at once if it was. */
@@ -159,8 +150,8 @@ export class PooledWorker {
 
   // ---- work
 
-  begin(): void {
-    this.jobs++
+  begin(job: Job): void {
+    this.jobs.set(job.id, job)
     this.load++
     if (++this.served >= this.pool.options.recycleAfter) this.state = "retiring"
   }
@@ -173,10 +164,7 @@ export class PooledWorker {
 
   /** Nothing of the job is left. */
   forget(job: Job): void {
-    if (this.jobOf(job.id) !== job) return
-    this.pool.jobs.release(job.id)
-    this.jobs--
-    this.pool.onRoom(this)
+    if (this.jobs.delete(job.id)) this.pool.onRoom(this)
   }
 
   post(message: ToWorker): void {
@@ -209,11 +197,8 @@ export class PooledWorker {
     this.state = "ended"
     // First, so that it has been counted when its requests end.
     this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
-    for (const job of this.pool.jobs.values()) {
-      if (job.worker !== this) continue
-      job.crashed(this.ending?.cause ?? cause)
-      this.forget(job)
-    }
+    for (const job of [...this.jobs.values()]) job.crashed(this.ending?.cause ?? cause)
+    this.jobs.clear()
     this.receiver.requestEnded(undefined, Exit.die(cause))
   }
 }
@@ -248,7 +233,6 @@ export class Pool {
   /** All that were ever asked for; the required ones a worker must have before it takes any work. */
   readonly handlers: Array<HandlerName> = []
   readonly required = new Set<number>()
-  readonly jobs = new JobTable<Job>()
   /** What the pool itself runs with. */
   private readonly context: Context.Context<never>
   /** Who wants to know what becomes of the workers. */
@@ -256,6 +240,7 @@ export class Pool {
   private readonly workers = new Set<PooledWorker>()
   private readonly waiting = new Set<Waiter>()
   private lastWorker = 0
+  private lastJob = 0
   private closed = false
   private onClosed: (() => void) | undefined
   private counts = { started: 0, crashed: 0, recycled: 0, killed: 0 }
@@ -271,8 +256,12 @@ export class Pool {
   }
 
   /** Takes what a worker reports of its jobs, and of itself. */
-  makeReceiver(): Receiver {
-    return makeReceiver((id) => (id === undefined ? undefined : this.jobs.get(id)?.context) ?? this.context)
+  makeReceiver(jobs: ReadonlyMap<number, Job>): Receiver {
+    return makeReceiver((id) => (id === undefined ? undefined : jobs.get(id)?.context) ?? this.context)
+  }
+
+  nextJob(): number {
+    return ++this.lastJob
   }
 
   private publish(event: WorkerEvent): void {
@@ -347,7 +336,7 @@ export class Pool {
     let places = 0
     for (const { ending, jobs, state } of this.workers) {
       if (ending === undefined) {
-        places += state === "retiring" ? Math.min(jobs, this.options.concurrency) : this.options.concurrency
+        places += state === "retiring" ? Math.min(jobs.size, this.options.concurrency) : this.options.concurrency
       }
     }
     return places
@@ -405,7 +394,7 @@ export class Pool {
   }
 
   onRoom(worker: PooledWorker): void {
-    if (worker.state === "retiring" && worker.load === 0 && worker.jobs === 0) worker.stop("Recycled")
+    if (worker.state === "retiring" && worker.load === 0 && worker.jobs.size === 0) worker.stop("Recycled")
     if (this.waiting.size > 0) {
       this.serveWaiting()
       this.fill()
@@ -491,7 +480,7 @@ export class Pool {
     if (this.workers.size === 0) return resume(Effect.void)
     this.onClosed = () => resume(Effect.void)
     for (const worker of this.workers) {
-      if (worker.state === "starting" || worker.jobs > 0) worker.kill(new Error("the workers were stopped"))
+      if (worker.state === "starting" || worker.jobs.size > 0) worker.kill(new Error("the workers were stopped"))
       else worker.stop("Stopped")
     }
   })

@@ -62,8 +62,8 @@ export type ToWorker =
   | { readonly _tag: "End"; readonly id: number }
   | { readonly _tag: "Close"; readonly id: number }
   | { readonly _tag: "Destroy"; readonly id: number; readonly reset: boolean }
-  /** What became of a packet. */
-  | { readonly _tag: "Sent"; readonly id: number; readonly call: number; readonly exit: EncodedExit }
+  /** What became of a packet, or of an annotation. */
+  | { readonly _tag: "Done"; readonly id: number; readonly call: number; readonly exit: EncodedExit }
   /** No more requests come: release the services, and end. */
   | { readonly _tag: "Stop" }
 
@@ -94,7 +94,13 @@ export type FromWorker =
   }
   /** The interruption has been heard: the handler's finalizers run. */
   | { readonly _tag: "Interrupting"; readonly id: number }
-  | { readonly _tag: "Annotate"; readonly id: number; readonly key: string; readonly value: EncodedValue }
+  | {
+    readonly _tag: "Annotate"
+    readonly id: number
+    readonly call: number
+    readonly key: string
+    readonly value: EncodedValue
+  }
   | { readonly _tag: "Idle"; readonly id: number }
   | { readonly _tag: "Report"; readonly report: Report }
   // From a connection.
