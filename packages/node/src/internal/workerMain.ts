@@ -162,7 +162,9 @@ class Job {
         return this.fiber?.interruptUnsafe()
       case "Drain":
         this.draining.openUnsafe()
-        return this.hosted?.drain()
+        // As in a server: what lies in the system's buffers already is a request that the connection is not idle with.
+        setImmediate(() => setImmediate(() => this.hosted?.drain()))
+        return
       case "TimeOut":
         return this.hosted?.timeOut()
       case "Input":
