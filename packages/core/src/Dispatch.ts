@@ -166,7 +166,7 @@ export const fiberPerRequest = (options?: {
  */
 export const bounded: (
   places: number,
-  queue?: QueueOptions | undefined
+  queue?: QueueOptions
 ) => Effect.Effect<Strategy, ListenError> = Effect.fnUntraced(function*(places, queue) {
   const max = queue?.max ?? 1_024
   const refuseOldest = queue?.overflow === "refuseOldest"

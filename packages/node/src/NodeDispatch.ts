@@ -33,10 +33,14 @@ import { type WorkerOptions, WorkerPool } from "./WorkerPool.ts"
  *
  * **Example** (At most two seconds of anybody's time)
  *
- * ```ts skip
- * import { Server } from "@socketserver/core"
+ * ```ts
+ * import { Connection, Handler, Server } from "@socketserver/core"
  * import { NodeDispatch, NodeTransport } from "@socketserver/node"
- * import { hash } from "./hash.ts" // Handler.portable(import.meta.url, "hash", …)
+ * import { Effect } from "effect"
+ * import { scryptSync } from "node:crypto"
+ *
+ * export const hash = Handler.portable(import.meta.url, "hash", (connection: Connection.Connection) =>
+ *   Effect.flatMap(connection.readLine(), (line) => connection.write(scryptSync(line, "salt", 64).toString("hex"))))
  *
  * const Hashing = NodeTransport.tcp({ port: 9999 }).pipe(
  *   NodeDispatch.workerPerRequest({ kind: "thread", maxWorkers: 4, timeout: "2 seconds" }),

@@ -53,7 +53,7 @@ let movesToThreads = true
 const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
   const worker = new Worker(main, {
     ...defined({
-      env: options.env === undefined ? undefined : { ...options.env } as NodeJS.ProcessEnv,
+      env: options.env === undefined ? undefined : { ...options.env },
       execArgv: options.execArgv === undefined ? undefined : [...options.execArgv],
       resourceLimits: options.resourceLimits
     })

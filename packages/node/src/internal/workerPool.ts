@@ -197,7 +197,7 @@ export class PooledWorker {
     this.state = "ended"
     // First, so that it has been counted when its requests end.
     this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
-    for (const job of [...this.jobs.values()]) job.crashed(this.ending?.cause ?? cause)
+    for (const job of this.jobs.values()) job.crashed(this.ending?.cause ?? cause)
     this.jobs.clear()
     this.receiver.requestEnded(undefined, Exit.die(cause))
   }

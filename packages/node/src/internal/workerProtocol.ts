@@ -118,7 +118,7 @@ export type FromWorker =
     readonly _tag: "Send"
     readonly id: number
     readonly call: number
-    readonly to: EncodedValue | undefined
+    readonly to: EncodedValue
     readonly payload: Uint8Array | string
   }
 

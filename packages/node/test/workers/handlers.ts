@@ -30,7 +30,7 @@ const computeForEver = (): never => {
 
 const exhaustMemory = (): never => {
   const all: Array<unknown> = []
-  for (;;) all.push(new Array(10_000).fill(Math.random()))
+  for (;;) all.push(Array.from({ length: 10_000 }, Math.random))
 }
 
 const act = (
@@ -44,7 +44,7 @@ const act = (
     case "worker":
       return connection.write(`${worker}\n`)
     case "addresses":
-      return connection.write(`${connection.id} ${connection.peer} ${connection.local}\n`)
+      return connection.write(`${[connection.id, connection.peer, connection.local].join(" ")}\n`)
     case "fail":
       return Effect.fail(new Oops({ detail: rest }))
     case "die":

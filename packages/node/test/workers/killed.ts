@@ -5,7 +5,7 @@ import { report } from "./report.ts"
 
 const program = Effect.gen(function*() {
   const { run } = yield* WorkerPool.make({ kind: "process", maxWorkers: 1 })
-  yield* run(report, undefined)
+  return yield* run(report, undefined)
 })
 
 Effect.runFork(Effect.scoped(program))
