@@ -397,6 +397,7 @@ for (const kind of kinds) {
         const client = yield* visit("echo begun")
         assert.strictEqual(yield* client.readLine, "begun")
         yield* client.write("compute\n")
+        assert.strictEqual(yield* client.readLine, "computing")
         const [info] = yield* server.connections.list
         yield* server.connections.close(info!.id)
         yield* Effect.ignore(client.closed)
@@ -503,7 +504,7 @@ for (const kind of kinds) {
           const client = yield* visit("worker")
           pids.push(Number((yield* client.readLine).split("/")[0]))
           yield* client.write(`${command}\n`)
-          if (command === "stay") assert.strictEqual(yield* client.readLine, "staying")
+          assert.strictEqual(yield* client.readLine, command === "stay" ? "staying" : "computing")
         }
         const report = yield* server.drain({ grace: "20 millis", kill: "20 millis" })
         assert.strictEqual(report.killed, 2)

@@ -77,7 +77,7 @@ const act = (
     case "exhaust":
       return Effect.sync(exhaustMemory)
     case "compute":
-      return Effect.sync(computeForEver)
+      return Effect.andThen(connection.write("computing\n"), Effect.sync(computeForEver))
     case "wait":
       return Effect.onInterrupt(
         Effect.andThen(connection.write("waiting\n"), Effect.never),
