@@ -20,6 +20,8 @@ import { StreamTransport } from "./StreamTransport.ts"
 export interface Step {
   readonly policy: string
   readonly check: (connection: Connection) => Effect.Effect<boolean, unknown>
+  /** Called once for each connection that passed `check`, when nothing is left of it: for steps that count. */
+  readonly release?: ((connection: Connection) => void) | undefined
 }
 
 /**
@@ -31,6 +33,8 @@ export interface Step {
 export interface DatagramStep {
   readonly policy: string
   readonly check: (datagram: Datagram) => Effect.Effect<boolean, unknown>
+  /** Called once for each packet that passed `check`, when its handler has ended: for steps that count. */
+  readonly release?: ((datagram: Datagram) => void) | undefined
 }
 
 /**

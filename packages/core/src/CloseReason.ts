@@ -50,6 +50,9 @@ export const PeerReset: CloseReason = { _tag: "PeerReset" }
 export const IdleTimeout: CloseReason = { _tag: "IdleTimeout" }
 
 /** @category constructors @since 0.1.0 */
+export const HandshakeFailed = (cause: unknown): CloseReason => ({ _tag: "HandshakeFailed", cause })
+
+/** @category constructors @since 0.1.0 */
 export const Refused = (policy: string): CloseReason => ({ _tag: "Refused", policy })
 
 /** @category constructors @since 0.1.0 */

@@ -41,10 +41,12 @@ export class Closed extends Data.TaggedError("Closed")<{
  * @since 0.1.0
  */
 export class Timeout extends Data.TaggedError("Timeout")<{
-  readonly deadline: "idleTimeout"
+  readonly deadline: "idleTimeout" | "handshakeTimeout"
 }> {
   override get message(): string {
-    return `the peer was silent for longer than \`${this.deadline}\``
+    return this.deadline === "idleTimeout"
+      ? "the peer was silent for longer than `idleTimeout`"
+      : "the peer took longer than `handshakeTimeout` for a handshake"
   }
 }
 

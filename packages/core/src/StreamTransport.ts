@@ -7,6 +7,7 @@
  * @since 0.1.0
  */
 import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Scope from "effect/Scope"
@@ -23,8 +24,8 @@ import type { ListenError } from "./ListenError.ts"
 export class StreamTransport extends Context.Service<StreamTransport, {
   /** A short name for people, such as `"tcp"`: it shows in `Server.info`. */
   readonly name: string
-  /** What a connection passes between accept and dispatch, in order. Added to by the steps of `Admission`. */
-  readonly steps: ReadonlyArray<Step>
+  /** What a connection passes between accept and dispatch, in order: decisions of `Admission`, and handshakes. */
+  readonly steps: ReadonlyArray<Step | Handshake>
   /**
    * Binds and starts to accept. `onConnection` is called once for every accepted client, synchronously, and never
    * throws. The scope's end closes the listener (and unlinks a socket file); accepted connections are not touched by it.
@@ -37,6 +38,25 @@ export class StreamTransport extends Context.Service<StreamTransport, {
     at?: SocketAddress
   ) => Effect.Effect<Listener, ListenError, Scope.Scope>
 }>()("@socketserver/core/StreamTransport") {}
+
+/**
+ * Something that is said on a connection before its handler is: the header of a proxy, TLS. It runs in the connection's own
+ * fiber, so that a slow peer delays nobody else.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Handshake {
+  /** A name for people: `"tls"`, `"proxy"`. */
+  readonly handshake: string
+  /** How long it may take; then the connection ends with `HandshakeFailed`. */
+  readonly timeout: Duration.Duration
+  /**
+   * Takes the wire, of which nothing was read yet, and gives the one that the connection goes on with, not started yet. Where
+   * it fails, or is interrupted, it leaves nothing of the wire behind: it has destroyed what is under it.
+   */
+  readonly run: (wire: Wire) => Effect.Effect<Wire, unknown>
+}
 
 /**
  * A bound, accepting socket.

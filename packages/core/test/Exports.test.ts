@@ -13,6 +13,7 @@ describe("@socketserver/core", () => {
         "Completed",
         "Drained",
         "HandlerFailed",
+        "HandshakeFailed",
         "IdleTimeout",
         "Killed",
         "PeerReset",

@@ -105,6 +105,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     wire.start(this)
   }
 
+  /** Goes on with another wire: one that a handshake has made of the first, or that leads to a worker. */
+  replaceWire(wire: Wire): void {
+    this.wire = wire
+    wire.start(this)
+  }
+
   get peer(): NetAddress.SocketAddress {
     return this.wire.peer
   }

@@ -8,8 +8,8 @@ import type { SocketAddress } from "effect/net/NetAddress"
 import * as Socket from "effect/socket/Socket"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
-import type { ConnectionError } from "../ConnectionError.ts"
-import type { Wire } from "../StreamTransport.ts"
+import { type ConnectionError, Timeout } from "../ConnectionError.ts"
+import type { Handshake, Wire } from "../StreamTransport.ts"
 import type { RemoteConnection } from "../WorkerDispatch.ts"
 import { ConnectionImpl, type Owner } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
@@ -79,6 +79,31 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
   startDrain(): void {
     this.subject.startDrain()
     this.tellDrain?.()
+  }
+
+  // ---- handshakes
+
+  protected override shakeHands({ run, timeout }: Handshake): Effect.Effect<boolean> {
+    const { subject } = this
+    return Effect.suspend(() => run(subject.wire)).pipe(
+      Effect.timeoutOrElse({
+        duration: timeout,
+        orElse: () => subject.fail(new Timeout({ deadline: "handshakeTimeout" }))
+      }),
+      // Nothing is left of what it began with.
+      Effect.onExit((exit) => Effect.sync(() => Exit.isFailure(exit) && subject.onClose())),
+      Effect.matchCause({
+        onSuccess: (wire) => {
+          subject.replaceWire(wire)
+          if (this.isDecided) wire.destroy(false)
+          return !this.isDecided
+        },
+        onFailure: (cause) => {
+          this.decide(CloseReason.HandshakeFailed(Cause.squash(cause)))
+          return false
+        }
+      })
+    )
   }
 
   // ---- how it ended
@@ -167,10 +192,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       _tag: "Connection",
       connection: subject,
       wire: subject.wire,
-      replaceWire: (wire) => {
-        subject.wire = wire
-        wire.start(subject)
-      },
+      replaceWire: (wire) => subject.replaceWire(wire),
       idleMillis: this.server.idleMillis,
       watch: this.interruptOn === undefined ? undefined : () => subject.watch(),
       onIdle: this.onIdle,

@@ -14,6 +14,7 @@ import * as Scope from "effect/Scope"
 import * as CloseReason from "../CloseReason.ts"
 import type { Request } from "../Dispatch.ts"
 import type { ConnectionInfo } from "../Server.ts"
+import type { Handshake } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
 import { formatAddress } from "./connection.ts"
 import type { Registered } from "./registry.ts"
@@ -44,6 +45,8 @@ export abstract class Entry implements Request, Registered {
   /** Where the handler runs in a worker: how to end that. */
   protected killWorker: (() => void) | undefined
   private finished = false
+  /** What to tell the admission steps that let it pass. */
+  private passed: Array<(subject: any) => void> | undefined
   private opened: number | undefined
 
   constructor(server: ServerImpl, id: number) {
@@ -138,11 +141,19 @@ export abstract class Entry implements Request, Registered {
       : Effect.flatMap(this.admit(steps), (admitted) => admitted ? dispatch : Effect.void)
   }
 
-  private admit(steps: ReadonlyArray<Check>): Effect.Effect<boolean> {
+  private admit(steps: ReadonlyArray<Check | Handshake>): Effect.Effect<boolean> {
     return Effect.gen({ self: this }, function*() {
-      for (const { check, policy } of steps) {
+      for (const step of steps) {
+        if ("handshake" in step) {
+          if (yield* this.shakeHands(step)) continue
+          return false
+        }
+        const { check, policy, release } = step
         const verdict = yield* Effect.exit(Effect.suspend(() => check(this.candidate)))
-        if (Exit.isSuccess(verdict) && verdict.value) continue
+        if (Exit.isSuccess(verdict) && verdict.value) {
+          if (release !== undefined) (this.passed ??= []).push(release)
+          continue
+        }
         const reason = this.decide(CloseReason.Refused(policy))
         if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason, "Error")
         this.closeSubject()
@@ -150,6 +161,11 @@ export abstract class Entry implements Request, Registered {
       }
       return true
     })
+  }
+
+  /** Does it, and says whether it succeeded. Only connections have something to say. */
+  protected shakeHands(step: Handshake): Effect.Effect<boolean> {
+    return Effect.die(new Error(`${this.kind} ${this.id}: no ${step.handshake} handshake without a connection`))
   }
 
   /** Called in the request's own fiber. */
@@ -248,7 +264,12 @@ export abstract class Entry implements Request, Registered {
     return Exit.isFailure(exit) && !this.isEnd(exit.cause) && !Cause.hasInterruptsOnly(exit.cause)
   }
 
-  private decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
+  /** Is it known how it ends? */
+  protected get isDecided(): boolean {
+    return this.reason !== undefined
+  }
+
+  protected decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
     return this.reason ??= reason
   }
 
@@ -329,6 +350,7 @@ export abstract class Entry implements Request, Registered {
   private finish(): void {
     if (this.finished) return
     this.finished = true
+    for (const release of this.passed ?? []) release(this.candidate)
     this.server.remove(this, this.reason!)
   }
 

@@ -23,7 +23,7 @@ import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
-import { type Listener, StreamTransport } from "../StreamTransport.ts"
+import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
@@ -126,12 +126,13 @@ interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTime
 export interface Check {
   readonly policy: string
   readonly check: (subject: any) => Effect.Effect<boolean, unknown>
+  readonly release?: ((subject: any) => void) | undefined
 }
 
 /** Where requests come from, and what is particular about them. */
 export interface Arrivals {
   readonly name: string
-  readonly steps: ReadonlyArray<Check>
+  readonly steps: ReadonlyArray<Check | Handshake>
   /** Binds; what arrives goes to the server's `accept`. */
   readonly listen: (server: ServerImpl, at?: SocketAddress) => Effect.Effect<Listener, ListenError, Scope.Scope>
   /** Where more may wait than the strategy has been given: packets. */
