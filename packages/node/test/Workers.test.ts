@@ -1,4 +1,5 @@
 /** Requests in workers: what handlers do there has the results that it has inline, and what workers suffer stays with them. */
+import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
 import { assert, describe, it } from "@effect/vitest"
 import {
   type Connection,
@@ -11,6 +12,7 @@ import {
   Server,
   type ServerEvent,
   type StreamTransport,
+  Transport,
   WorkerError
 } from "@socketserver/core"
 import { NodeDispatch, NodeTransport, WorkerPool } from "@socketserver/node"
@@ -379,6 +381,20 @@ for (const kind of kinds) {
         assert.strictEqual(yield* next.readLine, "alive")
       }))
 
+    it.live("may be given more time than a timer of Node can wait for", () =>
+      Effect.gen(function*() {
+        for (const timeout of ["30 days", Duration.infinity] as const) {
+          const { server, visit } = yield* serve({ kind, maxWorkers: 1, timeout })
+          const client = yield* visit("echo one", "untilDrain")
+          assert.strictEqual(yield* client.readLine, "one")
+          assert.strictEqual(yield* client.readLine, "waiting")
+          yield* client.end
+          const { completed, idleClosed } = yield* server.drain({ grace: "15 seconds" })
+          assert.strictEqual(completed + idleClosed, 1)
+          assert.deepStrictEqual((yield* server.stats).closed.WorkerTimeout, undefined)
+        }
+      }))
+
     it.live("whose request waits for longer than its `timeout` interrupts it, and lives", () =>
       Effect.gen(function*() {
         const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "100 millis" })
@@ -487,6 +503,25 @@ for (const kind of kinds) {
           [...new Set(lines)].map((line) => lines.filter((other) => other === line).length),
           [2, 2]
         )
+      }))
+
+    it.live("takes the connections of any Effect `SocketServer`, by their bytes", () =>
+      Effect.gen(function*() {
+        const transport = Layer.orDie(NodeSocketServer.layer({ host: "127.0.0.1", port: 0, allowHalfOpen: true })).pipe(
+          Transport.fromSocketServer
+        )
+        const { server, visit, workers } = yield* serveAt(
+          { transport, connect: TestClient.node, transfer: { thread: "bytes", process: "bytes" } },
+          { kind, maxWorkers: 1 }
+        )
+        const client = yield* visit("worker", "echo one")
+        assert.notStrictEqual(yield* client.readLine, `${process.pid}/0`)
+        assert.strictEqual(yield* client.readLine, "one")
+        yield* client.end
+        assert.strictEqual(yield* client.closed, "Ended")
+        yield* ended(server)
+        assert.deepStrictEqual((yield* server.stats).closed, { Completed: 1 })
+        assert.strictEqual((yield* workers).transfer, "bytes")
       }))
 
     it.live("starts with a handler's layer, whose failure is the server's", () =>
