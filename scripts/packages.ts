@@ -1,11 +1,22 @@
 /**
  * Builds the publishable packages from nothing, packs each one as it would be published, and checks the tarballs: that the
  * `exports` of `publishConfig` took the place of the ones in the workspace, that every file they name is there, and what
- * `publint` and `attw` have to say about every entry point. The tarballs stay in `.cache/packages`.
+ * `publint` and `attw` have to say about every entry point. Then a program outside the workspace, in JavaScript, uses what was
+ * packed: its handler must be found by workers of both kinds. The tarballs stay in `.cache/packages`.
  */
 import { execFileSync } from "node:child_process"
-import { globSync, readFileSync, rmSync } from "node:fs"
-import { basename, resolve } from "node:path"
+import {
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync
+} from "node:fs"
+import { tmpdir } from "node:os"
+import { basename, dirname, resolve } from "node:path"
 
 const root = resolve(import.meta.dirname, "..")
 const destination = resolve(root, ".cache/packages")
@@ -20,8 +31,15 @@ const run = (command: string, args: ReadonlyArray<string>, cwd = root): string =
   }
 }
 
-const manifestOf = (text: string): { name: string; private?: boolean; exports: Record<string, string | null> } =>
-  JSON.parse(text)
+interface Manifest {
+  readonly name: string
+  readonly private?: boolean
+  readonly exports: Record<string, string | null>
+  readonly dependencies?: Record<string, string>
+  readonly peerDependencies?: Record<string, string>
+}
+
+const manifestOf = (text: string): Manifest => JSON.parse(text)
 
 /** What is wrong with a packed package, beyond what `publint` and `attw` find. */
 const problemsOf = (text: string, contents: ReadonlySet<string>): Array<string> => {
@@ -36,7 +54,8 @@ const problemsOf = (text: string, contents: ReadonlySet<string>): Array<string> 
   return problems
 }
 
-const check = (directory: string): void => {
+/** Checks the package, and returns its tarball. */
+const check = (directory: string): string => {
   const { name } = manifestOf(readFileSync(resolve(directory, "package.json"), "utf8"))
   const packed = run("pnpm", ["pack", "--pack-destination", destination, "--json"], directory)
   const tarball = resolve(destination, basename((JSON.parse(packed) as { readonly filename: string }).filename))
@@ -49,6 +68,71 @@ const check = (directory: string): void => {
   run("publint", ["--strict", tarball])
   run("attw", [tarball, "--profile", "esm-only", "--no-color", "--entrypoints", ".", ...modules as Array<string>])
   console.log(`${name}: ${contents.size} files, ${modules.length + 1} entry points`)
+  return tarball
+}
+
+/** A program with a portable handler, in a module of its own. */
+const program = {
+  "package.json": JSON.stringify({ private: true, type: "module" }),
+  "upper.js": `
+import { Handler } from "@socketserver/core"
+import { Effect } from "effect"
+import { threadId } from "node:worker_threads"
+
+export const upper = Handler.portable(import.meta.url, "upper", (connection) =>
+  Effect.flatMap(connection.readLine(), (line) =>
+    connection.write(\`\${line.toUpperCase()} \${process.pid}/\${threadId}\\n\`)))
+`,
+  "main.js": `
+import { MemoryTransport, Server } from "@socketserver/core"
+import { NodeDispatch } from "@socketserver/node"
+import { Effect, Layer } from "effect"
+import assert from "node:assert/strict"
+import { threadId } from "node:worker_threads"
+import { upper } from "./upper.js"
+
+for (const kind of ["thread", "process"]) {
+  const ask = Effect.gen(function*() {
+    const client = yield* MemoryTransport.connect((yield* Server.Server).address)
+    yield* client.write("hello\\n")
+    return yield* client.readLine()
+  })
+  const [word, worker] = (await Effect.runPromise(ask.pipe(
+    Effect.scoped,
+    Effect.provide(MemoryTransport.stream().pipe(
+      NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
+      Server.serveStream(upper)
+    ))
+  ))).split(" ")
+  assert.equal(word, "HELLO")
+  assert.notEqual(worker, \`\${process.pid}/\${threadId}\`)
+}
+`
+}
+
+/** Unpacks the tarballs where a package manager would, beside what they depend on, and runs the program there. */
+const checkProgram = (packages: ReadonlyMap<string, string>): void => {
+  const directory = realpathSync(mkdtempSync(resolve(tmpdir(), "socketserver-packages-")))
+  const place = (name: string): string => resolve(directory, "node_modules", name)
+  try {
+    for (const [file, text] of Object.entries(program)) writeFileSync(resolve(directory, file), text)
+    for (const [source, tarball] of packages) {
+      const text = run("tar", ["-xOzf", tarball, "package/package.json"])
+      const { dependencies, name, peerDependencies } = manifestOf(text)
+      mkdirSync(place(name), { recursive: true })
+      run("tar", ["-xzf", tarball, "--strip-components=1", "-C", place(name)])
+      for (const dependency of Object.keys({ ...dependencies, ...peerDependencies })) {
+        if (dependency.startsWith("@socketserver/")) continue
+        mkdirSync(dirname(place(dependency)), { recursive: true })
+        rmSync(place(dependency), { force: true })
+        symlinkSync(realpathSync(resolve(source, "node_modules", dependency)), place(dependency))
+      }
+    }
+    run(process.execPath, ["main.js"], directory)
+    console.log("a program that uses them finds its handler in threads and in processes")
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
 }
 
 const directories = globSync("packages/*/package.json", { cwd: root })
@@ -60,7 +144,10 @@ for (const directory of directories) rmSync(resolve(directory, "dist"), { recurs
 rmSync(destination, { recursive: true, force: true })
 try {
   run("tsc", ["-b", "tsconfig.packages.json"])
-  for (const directory of directories) check(directory)
+  const packages = new Map(directories.map((directory) => [directory, check(directory)]))
+  checkProgram(
+    new Map([...packages].filter(([directory]) => ["core", "node"].includes(basename(directory))))
+  )
 } catch (error) {
   console.error(error instanceof Error ? error.message : error)
   process.exitCode = 1

@@ -39,12 +39,13 @@ export interface Portable<in Input, out A, out E, out ELayer = never> {
 export interface PortableOptions<R, E, ELayer> {
   /**
    * The services that the handler needs, built once in a server that runs it inline, and once in each worker. It must need
-   * nothing itself.
+   * nothing itself. What it fails with, the server's start fails with. Default: none.
    */
   readonly layer?: Layer.Layer<R, ELayer> | undefined
   /**
    * How a failure travels. Without it, a failure comes back from a worker with its `_tag`, message, stack and fields, which
    * `Effect.catchTag` and logs need, but not as an instance of its class. `ConnectionError` and `DatagramError` always do.
+   * Default: none.
    */
   readonly error?: Schema.Codec<E, any> | undefined
 }

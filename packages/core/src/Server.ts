@@ -278,7 +278,8 @@ export type StreamHandler<E, R> = (connection: Connection) => Effect.Effect<unkn
 
 /**
  * Serves every connection with `handler`, as a scoped effect: completes when the server listens, and drains it when the scope
- * closes. For embedding without a layer; see {@link serveStream}.
+ * closes. For embedding without a layer; see {@link serveStream}. The handler runs inline, under a `Dispatch`; for a server
+ * with workers as a scoped effect, build the layer that `serveStream` gives, with `Layer.build`.
  *
  * @category constructors
  * @since 0.1.0
@@ -381,7 +382,8 @@ export type DatagramHandler<E, R> = (datagram: Datagram) => Effect.Effect<unknow
 
 /**
  * Serves every packet with `handler`, as a scoped effect: completes when the server is bound, and drains it when the scope
- * closes. For embedding without a layer; see {@link serveDatagram}.
+ * closes. For embedding without a layer; see {@link serveDatagram}. The handler runs inline, under a `Dispatch`; for a server
+ * with workers as a scoped effect, build the layer that `serveDatagram` gives, with `Layer.build`.
  *
  * @category constructors
  * @since 0.1.0

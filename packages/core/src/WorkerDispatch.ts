@@ -36,10 +36,13 @@ export interface WorkersInfo {
   readonly busy: number
   /** Workers without one. */
   readonly idle: number
-  /** How many were started in all, and how many of those have ended by themselves, by age, or by force. */
+  /** How many were started in all. */
   readonly started: number
+  /** How many of those have ended by themselves: they exited, ran out of memory, or were killed from outside. */
   readonly crashed: number
+  /** How many have ended by age: `recycleAfter`. */
   readonly recycled: number
+  /** How many were ended by force: they overran `timeout`, did not hear of an interruption, or of the end of a drain. */
   readonly killed: number
   /** Why the latest attempt to start a worker failed, while no later one has succeeded. */
   readonly failure: unknown

@@ -6,13 +6,15 @@ import {
   type Datagram,
   type DatagramTransport,
   Dispatch,
+  Handler,
   type ListenError,
   MemoryTransport,
   Server,
   type StreamTransport,
-  Transport
+  Transport,
+  type WorkerDispatch
 } from "@socketserver/core"
-import { type Cause, Context, Effect, type Layer, Schedule, type Scope, Stream } from "effect"
+import { type Cause, Context, Effect, Layer, Schedule, type Scope, Stream } from "effect"
 import type { SocketServer } from "effect/socket"
 import { describe, expect, test } from "tstyche"
 
@@ -106,6 +108,92 @@ describe("a server", () => {
   test("bridges to and from Effect's SocketServer", () => {
     expect(stream.pipe(Dispatch.serial(), Transport.toSocketServer()))
       .type.toBe<Layer.Layer<SocketServer.SocketServer | Server.Server, ListenError.ListenError>>()
+  })
+})
+
+describe("a server with workers", () => {
+  /** As `NodeDispatch.workerPerRequest` has it. */
+  const inWorkers = <A extends StreamTransport.StreamTransport | DatagramTransport.DatagramTransport, E, R>(
+    transport: Layer.Layer<A, E, R>
+  ): Layer.Layer<A | WorkerDispatch.WorkerDispatch, E, R> => transport as any
+
+  const url = "file:///handlers.ts"
+  const portable = Handler.portable(url, "echo", echo)
+  const reply = ({ payload, reply }: Datagram.Datagram) => reply(payload)
+  const portableReply = Handler.portable(url, "reply", reply)
+  const stored = () => Effect.flatMap(Store, (store) => store.get)
+
+  test("takes a portable handler, which goes with every strategy", () => {
+    type Expected = Layer.Layer<Server.Server, ListenError.ListenError>
+    expect(stream.pipe(inWorkers, Server.serveStream(portable))).type.toBe<Expected>()
+    expect(stream.pipe(Dispatch.serial(), Server.serveStream(portable))).type.toBe<Expected>()
+    expect(stream.pipe(Dispatch.fiberPerRequest(), Server.serveStream(portable))).type.toBe<Expected>()
+    expect(datagrams.pipe(inWorkers, Server.serveDatagram(portableReply))).type.toBe<Expected>()
+    expect(datagrams.pipe(Dispatch.serial(), Server.serveDatagram(portableReply))).type.toBe<Expected>()
+  })
+
+  test("does not take a function, which cannot travel", () => {
+    expect(Server.serveStream(echo)).type.not.toBeCallableWith(stream.pipe(inWorkers))
+    expect(Server.serveDatagram(reply)).type.not.toBeCallableWith(datagrams.pipe(inWorkers))
+    expect(Server.serveSessions(({ receive }) => receive)).type.not.toBeCallableWith(datagrams.pipe(inWorkers))
+  })
+
+  test("does not take a handler of the other kind of requests", () => {
+    expect(Server.serveDatagram(portableReply)).type.not.toBeCallableWith(stream.pipe(inWorkers))
+    expect(Server.serveStream(portable)).type.not.toBeCallableWith(datagrams.pipe(inWorkers))
+    expect(Server.serveDatagram).type.not.toBeCallableWith(portable)
+    expect(Server.serveStream).type.not.toBeCallableWith(portableReply)
+  })
+
+  test("has a transport below its workers", () => {
+    expect(Server.serveStream(portable)).type.not.toBeCallableWith(stream)
+    expect(inWorkers).type.not.toBeCallableWith(stream.pipe(inWorkers, Server.serveStream(portable)))
+  })
+
+  test("needs a handler that brings the services that it needs", () => {
+    expect(Handler.portable).type.not.toBeCallableWith(url, "stored", stored)
+    expect(Handler.portable).type.not.toBeCallableWith(url, "stored", stored, {})
+    expect(Handler.portable).type.not.toBeCallableWith(url, "stored", stored, { layer: Layer.empty })
+    expect(Handler.portable(url, "stored", stored, { layer: Layer.succeed(Store, { get: Effect.succeed("it") }) }))
+      .type.toBe<Handler.Portable<unknown, string, "storeFailed">>()
+    // A layer that needs something itself could not be built in a worker.
+    const Needy = Layer.effect(Store, Effect.map(Server.Server, () => ({ get: Effect.succeed("it") })))
+    expect(Handler.portable).type.not.toBeCallableWith(url, "stored", stored, { layer: Needy })
+  })
+
+  test("gives a handler a scope, and not the server", () => {
+    const scoped = () => Effect.addFinalizer(() => Effect.void)
+    expect(Handler.portable(url, "scoped", scoped)).type.toBe<Handler.Portable<unknown, void, never>>()
+    expect(Handler.portable).type.not.toBeCallableWith(url, "server", () => Server.Server.use(({ drain }) => drain()))
+  })
+
+  test("fails to start with what the handler's layer fails with, too", () => {
+    const layer = Layer.effect(Store, Effect.fail("noDatabase" as const))
+    const handler = Handler.portable(url, "stored", stored, { layer })
+    type Expected = Layer.Layer<Server.Server, ListenError.ListenError | "noDatabase">
+    expect(stream.pipe(inWorkers, Server.serveStream(handler))).type.toBe<Expected>()
+    expect(stream.pipe(Dispatch.serial(), Server.serveStream(handler))).type.toBe<Expected>()
+    expect(datagrams.pipe(inWorkers, Server.serveDatagram(handler))).type.toBe<Expected>()
+  })
+
+  test("types the cause in `onError` by what the handler fails with, and requires what the hook needs", () => {
+    const handler = Handler.portable(url, "fail", (_: Connection.Connection) => Effect.fail("typed" as const))
+    const server = stream.pipe(
+      inWorkers,
+      Server.serveStream(handler, {
+        onError: (cause, connection) => {
+          expect(cause).type.toBe<Cause.Cause<"typed">>()
+          expect(connection).type.toBe<Connection.Connection>()
+          return stored()
+        }
+      })
+    )
+    expect(server).type.toBe<Layer.Layer<Server.Server, ListenError.ListenError, Store>>()
+  })
+
+  test("is a scoped effect when its layer is built", () => {
+    expect(stream.pipe(inWorkers, Server.serveStream(portable), Layer.build, Effect.map(Context.get(Server.Server))))
+      .type.toBe<Effect.Effect<Server.Server["Service"], ListenError.ListenError, Scope.Scope>>()
   })
 })
 

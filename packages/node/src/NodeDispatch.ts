@@ -28,7 +28,8 @@ import { type WorkerOptions, WorkerPool } from "./WorkerPool.ts"
  * Both go to `onError`, as a defect that is a `WorkerError`.
  *
  * A server whose handler cannot be found, or whose layer fails in the worker, does not start: `ListenError` with reason
- * `HandlerNotFound`, or what the layer failed with. If workers cannot be started later on, requests that wait for one end with
+ * `HandlerNotFound`, or what the layer failed with. Nor does one whose first worker cannot be started (`WorkersNotStarted`), or
+ * with an option out of range (`InvalidOption`). If workers cannot be started later on, requests that wait for one end with
  * `WorkerCrashed`, and the next attempt comes after a pause that grows from 100 ms to 10 seconds.
  *
  * **Example** (At most two seconds of anybody's time)

@@ -1,4 +1,5 @@
 /** Requests in workers: what handlers do there has the results that it has inline, and what workers suffer stays with them. */
+import * as NodeSocketServer from "@effect/platform-node-shared/NodeSocketServer"
 import { assert, describe, it } from "@effect/vitest"
 import {
   type Connection,
@@ -11,6 +12,7 @@ import {
   Server,
   type ServerEvent,
   type StreamTransport,
+  Transport,
   WorkerError
 } from "@socketserver/core"
 import { NodeDispatch, NodeTransport, WorkerPool } from "@socketserver/node"
@@ -379,6 +381,20 @@ for (const kind of kinds) {
         assert.strictEqual(yield* next.readLine, "alive")
       }))
 
+    it.live("may be given more time than a timer of Node can wait for", () =>
+      Effect.gen(function*() {
+        for (const timeout of ["30 days", Duration.infinity] as const) {
+          const { server, visit } = yield* serve({ kind, maxWorkers: 1, timeout })
+          const client = yield* visit("echo one", "untilDrain")
+          assert.strictEqual(yield* client.readLine, "one")
+          assert.strictEqual(yield* client.readLine, "waiting")
+          yield* client.end
+          const { completed, idleClosed } = yield* server.drain({ grace: "15 seconds" })
+          assert.strictEqual(completed + idleClosed, 1)
+          assert.deepStrictEqual((yield* server.stats).closed.WorkerTimeout, undefined)
+        }
+      }))
+
     it.live("whose request waits for longer than its `timeout` interrupts it, and lives", () =>
       Effect.gen(function*() {
         const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "100 millis" })
@@ -424,6 +440,43 @@ for (const kind of kinds) {
         assert.strictEqual((yield* workers).crashed, 0)
       }))
 
+    it.live("shares no memory with its server: a worker loads the module anew, and remembers for itself", () =>
+      Effect.gen(function*() {
+        const here = `${kind}s are started here`
+        handlers.memory.push(here)
+        const { server, visit } = yield* serve({ kind, maxWorkers: 1, recycleAfter: 2 })
+        const seen: Array<string> = []
+        for (const word of ["one", "two", "three"]) {
+          const client = yield* visit(`remember ${word}`)
+          seen.push(yield* client.readLine)
+          yield* client.end
+          yield* ended(server)
+        }
+        assert.deepStrictEqual(seen, ["one", "one two", "three"])
+        assert.include(handlers.memory, here)
+        assert.notInclude(handlers.memory, "one")
+      }))
+
+    it.live("reports a handler that fails to `onError`, not one that interrupts itself, and goes on after one that exits", () =>
+      Effect.gen(function*() {
+        const { causes, reasons, server, visit } = yield* serve({ kind, maxWorkers: 1 })
+        for (const command of ["fail", "interrupt", "exit 0"]) {
+          const client = yield* visit(command)
+          yield* Effect.ignore(client.closed)
+          yield* client.end
+          yield* ended(server)
+        }
+        assert.deepStrictEqual(reasons().map(({ _tag }) => _tag), ["HandlerFailed", "HandlerFailed", "WorkerCrashed"])
+        const [failed, exited, ...more] = causes
+        assert.strictEqual(Option.getOrThrow(Cause.findErrorOption(failed!))._tag, "Oops")
+        // It is not the handler's failure: that the worker ended is a defect.
+        assert.isTrue(Option.isNone(Cause.findErrorOption(exited!)))
+        assert.instanceOf(Cause.squash(exited!), WorkerError.WorkerError)
+        assert.deepStrictEqual(more, [])
+        const next = yield* visit("echo alive")
+        assert.strictEqual(yield* next.readLine, "alive")
+      }))
+
     it.live("has as many workers at a time as `maxWorkers` says, and the others wait", () =>
       Effect.gen(function*() {
         const { server, visit, workers } = yield* serve({ kind, maxWorkers: 2, queue: { max: 1 } })
@@ -450,6 +503,25 @@ for (const kind of kinds) {
           [...new Set(lines)].map((line) => lines.filter((other) => other === line).length),
           [2, 2]
         )
+      }))
+
+    it.live("takes the connections of any Effect `SocketServer`, by their bytes", () =>
+      Effect.gen(function*() {
+        const transport = Layer.orDie(NodeSocketServer.layer({ host: "127.0.0.1", port: 0, allowHalfOpen: true })).pipe(
+          Transport.fromSocketServer
+        )
+        const { server, visit, workers } = yield* serveAt(
+          { transport, connect: TestClient.node, transfer: { thread: "bytes", process: "bytes" } },
+          { kind, maxWorkers: 1 }
+        )
+        const client = yield* visit("worker", "echo one")
+        assert.notStrictEqual(yield* client.readLine, `${process.pid}/0`)
+        assert.strictEqual(yield* client.readLine, "one")
+        yield* client.end
+        assert.strictEqual(yield* client.closed, "Ended")
+        yield* ended(server)
+        assert.deepStrictEqual((yield* server.stats).closed, { Completed: 1 })
+        assert.strictEqual((yield* workers).transfer, "bytes")
       }))
 
     it.live("starts with a handler's layer, whose failure is the server's", () =>
@@ -750,21 +822,78 @@ describe("workers that cannot be started", () => {
     }))
 })
 
+/** A child of the program itself, and the code that it exits with. */
+const foreignChild = Effect.sync(() => {
+  const child = spawn(process.execPath, ["-e", "process.exit(72)"])
+  return Effect.callback<number | null>((resume) => {
+    if (child.exitCode !== null) resume(Effect.succeed(child.exitCode))
+    else child.once("exit", (code) => resume(Effect.succeed(code)))
+  })
+})
+
+describe.concurrent("a process for each request", () => {
+  const forking: WorkerPool.WorkerOptions = { kind: "process", maxWorkers: 1, recycleAfter: 1 }
+
+  const streams = Effect.fnUntraced(function*(place: Effect.Effect<Place, never, Scope.Scope>) {
+    const { visit } = yield* serveAt(yield* place, forking)
+    return Effect.fnUntraced(function*(text: string) {
+      const client = yield* visit("worker", `echo ${text}`)
+      const worker = yield* client.readLine
+      assert.strictEqual(yield* client.readLine, text)
+      yield* client.end
+      assert.strictEqual(yield* client.closed, "Ended")
+      return worker
+    }, Effect.scoped)
+  })
+
+  const packets = Effect.gen(function*() {
+    const server = yield* NodeTransport.udp({ host: "127.0.0.1", port: 0 }).pipe(
+      NodeDispatch.workerPerRequest(forking),
+      Server.serveDatagram(handlers.obeyPacket),
+      Layer.build,
+      Effect.map(Context.get(Server.Server))
+    )
+    return Effect.fnUntraced(function*(text: string) {
+      const client = yield* DatagramTestClient.udp("IPv4")
+      const ask = Effect.fnUntraced(function*(packet: string) {
+        yield* client.send(server.address, packet)
+        return new TextDecoder().decode((yield* client.receive).payload)
+      })
+      assert.strictEqual(yield* ask(text), text.toUpperCase())
+      return yield* ask("worker")
+    }, Effect.scoped)
+  })
+
+  for (const [name, serveThere] of Object.entries({ tcp: streams(tcp), unix: streams(unix), udp: packets })) {
+    it.live(`over ${name} answers three clients in turn, and leaves nothing; a child that is not ours keeps its code`, () =>
+      Effect.gen(function*() {
+        const code = yield* foreignChild
+        const scope = yield* Scope.make()
+        const ask = yield* Scope.provide(serveThere, scope)
+        const workers = new Set<string>()
+        for (let i = 0; i < 3; i++) workers.add(yield* ask(`hello world ${i}`))
+        assert.strictEqual(workers.size, 3)
+        yield* Scope.close(scope, Exit.void)
+        yield* until(
+          "the processes are gone",
+          Effect.sync(() => [...workers].every((worker) => !isAlive(Number(worker.split("/")[0]))))
+        )
+        assert.strictEqual(yield* code, 72)
+      }))
+  }
+})
+
 describe.concurrent("other processes", () => {
   it.live("are left alone: a child that is not ours keeps its exit code for whoever waits for it", () =>
     Effect.gen(function*() {
-      const child = spawn(process.execPath, ["-e", "process.exit(72)"])
+      const childCode = yield* foreignChild
       const { server, visit } = yield* serve({ kind: "process", maxWorkers: 1, recycleAfter: 1 })
       for (let i = 0; i < 2; i++) {
         const client = yield* visit("exit 0")
         yield* Effect.ignore(client.closed)
       }
       yield* ended(server)
-      const code = yield* Effect.callback<number | null>((resume) => {
-        if (child.exitCode !== null) resume(Effect.succeed(child.exitCode))
-        else child.once("exit", (code) => resume(Effect.succeed(code)))
-      })
-      assert.strictEqual(code, 72)
+      assert.strictEqual(yield* childCode, 72)
     }))
 
   it.live("of a server that was killed end with it, whatever they compute", () =>

@@ -27,6 +27,8 @@ import { decodeFailure, encodeFailure, type FromWorker, inputWindow } from "./wo
 
 /** How long a handler whose time is up may take to heed its interruption, before its worker is killed. */
 const heedingTime = 50
+/** A timer of Node that is to wait for more milliseconds does not wait at all. */
+const longestTimer = 2 ** 31 - 1
 
 /** The input of a task. */
 export interface RemoteTask {
@@ -109,7 +111,7 @@ class RemoteJob implements Job {
     this.running = true
     if (this.assignment.request._tag !== "Task") this.assignment.request.onKill(this.kill)
     const { pool, request, timeout } = this.assignment
-    if (timeout !== undefined) this.timer = setTimeout(() => this.overrun(), Duration.toMillis(timeout))
+    if (timeout !== undefined) this.allow(Duration.toMillis(timeout))
     const message = {
       _tag: "Run" as const,
       id: this.id,
@@ -311,6 +313,14 @@ class RemoteJob implements Job {
   /** The last deadline of a drain. */
   private readonly kill = (): void => {
     if (!this.ended) this.worker?.kill(new Error("the worker was killed: its server's drain was over"))
+  }
+
+  /** It has so many milliseconds, perhaps more than one timer can wait for. */
+  private allow(millis: number): void {
+    this.timer = setTimeout(
+      () => millis > longestTimer ? this.allow(millis - longestTimer) : this.overrun(),
+      Math.min(millis, longestTimer)
+    )
   }
 
   /** It may take the time it was given, and what its finalizers need if they are quick. */

@@ -13,7 +13,7 @@ export interface HandleOptions {
 }
 
 /**
- * How much memory a worker may take; see `resourceLimits` of `node:worker_threads`.
+ * How much memory a worker may take; see `resourceLimits` of `node:worker_threads`. What is left out is as Node has it.
  *
  * @category options
  * @since 0.1.0

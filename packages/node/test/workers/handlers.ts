@@ -23,6 +23,9 @@ export class Coded extends Schema.TaggedError<Coded>()("Coded", { code: Schema.N
 /** Which worker is this? */
 const worker = `${process.pid}/${threadId}`
 
+/** What this module remembers, in each place where it is loaded. */
+export const memory: Array<string> = []
+
 /** Whatever does not return by itself is done here, between reads. */
 const computeForEver = (): never => {
   for (;;) { /* nobody hears */ }
@@ -43,6 +46,11 @@ const act = (
       return connection.write(`${rest}\n`)
     case "worker":
       return connection.write(`${worker}\n`)
+    case "remember":
+      return Effect.suspend(() => {
+        memory.push(rest)
+        return connection.write(`${memory.join(" ")}\n`)
+      })
     case "addresses":
       return connection.write(`${[connection.id, connection.peer, connection.local].join(" ")}\n`)
     case "fail":
