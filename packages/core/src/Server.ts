@@ -89,7 +89,7 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
  *
  * - `starting`: not bound yet
  * - `ready`: accepts, and every admitted request runs
- * - `saturated`: accepts, but requests wait for the strategy to have room
+ * - `saturated`: requests wait for the strategy to have room, or the limit of an admission step is reached
  * - `suspended`: does not accept, keeps its connections
  * - `draining`, `stopped`: shutting down; shut down
  *

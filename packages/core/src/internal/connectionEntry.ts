@@ -6,6 +6,7 @@ import type * as Fiber from "effect/Fiber"
 import type * as Latch from "effect/Latch"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Socket from "effect/socket/Socket"
+import type { Refusal } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
@@ -74,6 +75,15 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   protected destroySubject(): void {
     this.subject.destroyNow(false)
+  }
+
+  protected override sayFarewell({ bytes, timeout }: NonNullable<Refusal["farewell"]>): void {
+    this.subject.wire.write(bytes)
+    this.closeSubject()
+    if (this.released) return
+    const cut = Effect.delay(Effect.sync(() => this.destroySubject()), timeout)
+    const timer = Effect.runForkWith(this.server.context)(cut)
+    this.whenReleased(() => timer.interruptUnsafe())
   }
 
   startDrain(): void {

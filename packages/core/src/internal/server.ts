@@ -9,13 +9,16 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
+import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
+import type { Gate, StepFor } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
@@ -104,8 +107,13 @@ export const run = Effect.fnUntraced(function*(
     workers,
     events: yield* PubSub.sliding<ServerEvent>(1_024)
   })
+  for (const step of transport.steps) {
+    if (!("handshake" in step) && step.start !== undefined) yield* step.start(server.gateOf(step))
+  }
   yield* Effect.addFinalizer(() => server.drain(shutdown))
   yield* server.bind()
+  // A step may have no room from the start.
+  yield* Effect.orDie(server.adjustListening)
   return server
 })
 
@@ -123,11 +131,7 @@ interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTime
 }
 
 /** An admission step, of either kind of request. */
-export interface Check {
-  readonly policy: string
-  readonly check: (subject: any) => Effect.Effect<boolean, unknown>
-  readonly release?: ((subject: any) => void) | undefined
-}
+export type Check = StepFor<any>
 
 /** Where requests come from, and what is particular about them. */
 export interface Arrivals {
@@ -237,6 +241,42 @@ export class ServerImpl {
     })
   }
 
+  /** The steps that have no room for one more. */
+  private readonly saturatedBy = new Set<Check>()
+  /** Opens and closes the listener as the steps have it. */
+  private adjusting: Fiber.Fiber<void, ListenError> | undefined
+
+  gateOf(step: Check): Gate {
+    return {
+      setSaturated: (isSaturated) => {
+        if (isSaturated === this.saturatedBy.has(step)) return
+        if (isSaturated) this.saturatedBy.add(step)
+        else this.saturatedBy.delete(step)
+        this.publish({ _tag: isSaturated ? "Saturated" : "Relieved", policy: step.policy })
+        if (step.pausesListening !== true) return
+        this.adjusting?.interruptUnsafe()
+        this.adjusting = Effect.runForkWith(this.config.context)(this.adjustListening)
+      }
+    }
+  }
+
+  private get isPaused(): boolean {
+    for (const step of this.saturatedBy) if (step.pausesListening === true) return true
+    return false
+  }
+
+  /** The address may have been taken meanwhile: it is tried again, until it is free or the server is told something else. */
+  get adjustListening(): Effect.Effect<void, ListenError> {
+    const adjust = this.listening.withPermit(Effect.suspend(() => {
+      if (this.state !== "open" || this.isPaused === (this.listener === undefined)) return Effect.void
+      return this.isPaused ? this.closeListener() : this.bind()
+    }))
+    return Effect.retry(
+      Effect.tapError(adjust, (error) => Effect.logError("cannot listen again, will try once more", error)),
+      Schedule.spaced("1 second")
+    )
+  }
+
   private get suspend(): Effect.Effect<void> {
     return this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open") return Effect.void
@@ -247,7 +287,12 @@ export class ServerImpl {
 
   private get resume(): Effect.Effect<void, ListenError> {
     return this.listening.withPermit(
-      Effect.suspend(() => this.state === "suspended" ? this.bind() : Effect.void)
+      Effect.suspend(() => {
+        if (this.state !== "suspended") return Effect.void
+        if (!this.isPaused) return this.bind()
+        this.state = "open"
+        return Effect.void
+      })
     )
   }
 
@@ -351,6 +396,7 @@ export class ServerImpl {
   private runDrain({ grace, kill }: Deadlines): Effect.Effect<DrainReport> {
     return Effect.gen({ self: this }, function*() {
       this.state = "draining"
+      this.adjusting?.interruptUnsafe()
       this.drainStart = this.now()
       this.publish({ _tag: "Draining" })
       const { waiting } = this.config.transport
@@ -393,7 +439,7 @@ export class ServerImpl {
   // ---- what can be asked
 
   private status(): Status {
-    return this.state === "open" ? this.queued > 0 ? "saturated" : "ready" : this.state
+    return this.state !== "open" ? this.state : this.queued > 0 || this.saturatedBy.size > 0 ? "saturated" : "ready"
   }
 
   private info(): Info {

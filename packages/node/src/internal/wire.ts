@@ -5,6 +5,7 @@
 import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
+import * as descriptors from "./descriptors.ts"
 import { allocatedOutside } from "./externalMemory.ts"
 import { large, makeReadInto } from "./sharedBuffer.ts"
 
@@ -43,6 +44,7 @@ export class NodeWire implements Wire {
     this.socket = socket as WiredSocket
     this.socket[wireOf] = this
     this.addresses = addresses
+    descriptors.opened()
     // Asked for now, Node remembers it when the socket is gone.
     void socket.remoteAddress
   }
@@ -89,7 +91,7 @@ export class NodeWire implements Wire {
 
   /**
    * Gives the socket to somebody else, if nothing was read from it yet: `take` says whether it was taken. Then this wire has
-   * nothing to do with it any more.
+   * nothing to do with it any more, and whoever took it says when its descriptor is `closed`.
    */
   handOver(take: (socket: Net.Socket) => boolean): boolean {
     const { socket } = this
@@ -166,6 +168,7 @@ export class NodeWire implements Wire {
 
   closed(): void {
     clearTimeout(this.timer)
+    descriptors.closed()
     this.receiver.onClose()
   }
 
