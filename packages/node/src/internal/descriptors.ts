@@ -11,13 +11,17 @@ let open = 0
 let most = Number.POSITIVE_INFINITY
 const gates = new Set<Gate>()
 
-/** A socket is there. */
-export const opened = (): void => {
+/** One of them is with another process now. */
+export const movedAway = (): void => closed()
+
+/** What was moved away has come to its end, and will be counted as closed. */
+export const movedBack = (): void => opened()
+
+const opened = (): void => {
   if (++open === most) tell(true)
 }
 
-/** Its descriptor is given back. */
-export const closed = (): void => {
+const closed = (): void => {
   if (open-- === most) tell(false)
 }
 
@@ -58,10 +62,15 @@ const otherDescriptors = (): number => {
   }
 }
 
-/** For every transport that accepts sockets: one budget for all of them. The socket in question is counted already. */
+/** For every transport that accepts sockets: one budget for all of them. */
 export const step: Step = {
   policy: "descriptors",
-  check: () => open <= most || refused,
+  check: (_, ticket) => {
+    if (open >= most) return refused
+    opened()
+    ticket.whenReleased(closed)
+    return true
+  },
   start: (gate) =>
     Effect.acquireRelease(
       Effect.sync(() => {

@@ -151,9 +151,9 @@ class RemoteJob implements Job {
         )
         pool.transfer = isMoved ? "socket" : "bytes"
         if (isMoved) {
-          // A process has it among its own descriptors.
-          if (pool.options.kind === "process") descriptors.closed()
-          const onRelease = pool.options.kind === "thread" ? descriptors.closed : () => {}
+          const isElsewhere = pool.options.kind === "process"
+          if (isElsewhere) descriptors.movedAway()
+          const onRelease = isElsewhere ? descriptors.movedBack : () => {}
           this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message), onRelease)
           replaceWire(this.wire)
         } else {

@@ -5,7 +5,6 @@
 import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
-import * as descriptors from "./descriptors.ts"
 import { allocatedOutside } from "./externalMemory.ts"
 import { large, makeReadInto } from "./sharedBuffer.ts"
 
@@ -44,7 +43,6 @@ export class NodeWire implements Wire {
     this.socket = socket as WiredSocket
     this.socket[wireOf] = this
     this.addresses = addresses
-    descriptors.opened()
     // Asked for now, Node remembers it when the socket is gone.
     void socket.remoteAddress
   }
@@ -91,7 +89,7 @@ export class NodeWire implements Wire {
 
   /**
    * Gives the socket to somebody else, if nothing was read from it yet: `take` says whether it was taken. Then this wire has
-   * nothing to do with it any more, and whoever took it says when its descriptor is `closed`.
+   * nothing to do with it any more.
    */
   handOver(take: (socket: Net.Socket) => boolean): boolean {
     const { socket } = this
@@ -168,7 +166,6 @@ export class NodeWire implements Wire {
 
   closed(): void {
     clearTimeout(this.timer)
-    descriptors.closed()
     this.receiver.onClose()
   }
 
