@@ -24,7 +24,7 @@ import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
 import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
-import type { DrainOptions, Info, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
+import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
 import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
@@ -89,6 +89,7 @@ export const run = Effect.fnUntraced(function*(
   const idleTimeout = options.idleTimeout === undefined
     ? undefined
     : yield* checkDuration("idleTimeout", options.idleTimeout)
+  const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
     kill: yield* checkDuration("shutdown.kill", options.shutdown?.kill ?? defaultShutdown.kill)
@@ -101,6 +102,7 @@ export const run = Effect.fnUntraced(function*(
     handler: handler as Config["handler"],
     options: options as Options<never>,
     idleTimeout,
+    maxAge,
     shutdown,
     clock: yield* Clock.Clock,
     context: Context.merge(yield* Effect.context<never>(), context),
@@ -117,13 +119,21 @@ export const run = Effect.fnUntraced(function*(
   return server
 })
 
+const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
+  const least = Duration.toMillis(yield* checkDuration("maxAge.after", after))
+  const more = jitter === undefined ? least / 10 : Duration.toMillis(yield* checkDuration("maxAge.jitter", jitter))
+  return { least, most: least + more }
+})
+
 export interface NamedStrategy {
   readonly name: string
   readonly run: Strategy
 }
 
 /** The options of either kind of server. */
-interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "interruptOnDisconnect"> {
+interface Options<R>
+  extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "maxAge" | "interruptOnDisconnect">
+{
   readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
   readonly onError?:
     | ((cause: Cause.Cause<any>, subject: any, reason: CloseReason.CloseReason) => Effect.Effect<void, unknown, R>)
@@ -160,6 +170,8 @@ interface Config {
   readonly handler: (subject: any) => Effect.Effect<unknown, unknown>
   readonly options: Options<never>
   readonly idleTimeout: Duration.Duration | undefined
+  /** In milliseconds. */
+  readonly maxAge: { readonly least: number; readonly most: number } | undefined
   readonly shutdown: Deadlines
   readonly clock: Clock.Clock
   readonly context: Context.Context<never>
