@@ -1,13 +1,14 @@
 /** Limits at real sockets: the process's descriptors, farewells to clients that do not read, a listener that comes and goes. */
 import { assert, describe, it } from "@effect/vitest"
 import { Admission, Dispatch, Server, type StreamTransport } from "@socketserver/core"
-import { NodeTransport } from "@socketserver/node"
+import { NodeDispatch, NodeTransport } from "@socketserver/node"
 import { Context, Effect, Layer, Schedule, Stream } from "effect"
 import { spawn } from "node:child_process"
 import { existsSync } from "node:fs"
 import * as Net from "node:net"
 import { createInterface } from "node:readline"
 import { connect, eventLoopTurn, once, portOf, receiveAll } from "./utils.ts"
+import { echo } from "./workers/handlers.ts"
 
 const start = (
   step: (
@@ -89,6 +90,30 @@ describe("pauseListening", () => {
     }))
 })
 
+describe("requests in workers", () => {
+  for (const kind of ["thread", "process"] as const) {
+    it.live(`are limited and aged as any others, in a ${kind}`, () =>
+      Effect.gen(function*() {
+        const server = yield* NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
+          Admission.maxConnections({ max: 1 }),
+          NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
+          Server.serveStream(echo, { maxAge: { after: "200 millis" } }),
+          Layer.build,
+          Effect.map(Context.get(Server.Server))
+        )
+        for (let i = 1; i <= 2; i++) {
+          const client = yield* connect(server.address)
+          yield* until(Effect.map(server.stats, ({ inFlight }) => inFlight === 1))
+          assert.strictEqual(yield* receiveAll(yield* connect(server.address)), "")
+          assert.strictEqual(yield* receiveAll(client), "")
+          client.destroy()
+          yield* until(Effect.map(server.stats, ({ open }) => open === 0))
+          assert.deepStrictEqual((yield* server.stats).closed, { Refused: i, Drained: i })
+        }
+      }), 30_000)
+  }
+})
+
 /** A server in a process that may have 64 descriptors; it says what it knows when it is asked. */
 const withFewDescriptors = Effect.acquireRelease(
   Effect.callback<{
@@ -98,13 +123,13 @@ const withFewDescriptors = Effect.acquireRelease(
     >
     readonly exited: () => boolean
     readonly kill: () => void
-  }, Error>((resume) => {
+  }>((resume) => {
     const script = new URL("./admission/fewDescriptors.ts", import.meta.url).pathname
     const child = spawn("sh", ["-c", "ulimit -n 64 && exec \"$0\" \"$1\"", process.execPath, script], {
       stdio: ["pipe", "pipe", "inherit"]
     })
     const lines = createInterface(child.stdout)
-    child.once("exit", () => resume(Effect.fail(new Error("the server has ended"))))
+    child.once("exit", () => resume(Effect.die(new Error("the server has ended"))))
     lines.once("line", (line) =>
       resume(Effect.succeed({
         port: Number(line),
