@@ -47,6 +47,19 @@ export interface DrainOptions {
 }
 
 /**
+ * How old a connection gets: at least `after`, and by chance up to `jitter` more, so that clients that came together do not all
+ * come back together.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface MaxAge {
+  readonly after: Duration.Input
+  /** Default: a tenth of `after`. */
+  readonly jitter?: Duration.Input | undefined
+}
+
+/**
  * What a server can be told.
  *
  * @category options
@@ -63,6 +76,12 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
    * something other than input, is not idle. Default: no limit.
    */
   readonly idleTimeout?: Duration.Input | undefined
+  /**
+   * How old a connection gets. Then it is drained, alone: `connection.draining` completes, and its handler sees end of input
+   * when it is idle; one that is busy first ends what it does. So that clients come back by a load balancer, and spread over
+   * the servers that there are by then. Default: no limit.
+   */
+  readonly maxAge?: MaxAge | undefined
   /**
    * Interrupts the handler when its client is gone, with `PeerReset`: `"reset"` when the connection is lost, `"end"` also when
    * the client has finished sending, for protocols whose clients stay until they have their answers. To notice it while the
@@ -89,7 +108,7 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
  *
  * - `starting`: not bound yet
  * - `ready`: accepts, and every admitted request runs
- * - `saturated`: accepts, but requests wait for the strategy to have room
+ * - `saturated`: requests wait for the strategy to have room, or the limit of an admission step is reached
  * - `suspended`: does not accept, keeps its connections
  * - `draining`, `stopped`: shutting down; shut down
  *

@@ -33,6 +33,7 @@ export interface DrainReport {
  * - `Listening`: it accepts, at first or again
  * - `Accepted`: a client is there; it is not admitted yet
  * - `Closed`: a connection has ended, and is released; one for every `Accepted`
+ * - `Saturated`, `Relieved`: the limit of an admission step is reached; there is room again
  * - `Suspended`: it stopped to accept, and keeps its connections
  * - `Draining`, `Stopped`: a drain began; it ended, and this is the last event
  * - `WorkerStarted`, `WorkerEnded`, `WorkerNotStarted`: see {@link WorkerEvent}
@@ -52,6 +53,8 @@ export type ServerEvent =
     readonly bytesRead: number
     readonly bytesWritten: number
   }
+  | { readonly _tag: "Saturated"; readonly policy: string }
+  | { readonly _tag: "Relieved"; readonly policy: string }
   | { readonly _tag: "Suspended" }
   | { readonly _tag: "Draining" }
   | { readonly _tag: "Stopped"; readonly report: DrainReport }

@@ -8,7 +8,18 @@ describe("@socketserver/core", () => {
       Object.entries(Core).map(([name, module]) => [name, Object.keys(module).toSorted()])
     )
     assert.deepStrictEqual(surface, {
-      Admission: ["verify", "verifyDatagram"],
+      Admission: [
+        "allow",
+        "deny",
+        "maxConnections",
+        "pauseListening",
+        "perPeer",
+        "queue",
+        "rate",
+        "reject",
+        "verify",
+        "verifyDatagram"
+      ],
       CloseReason: [
         "Completed",
         "Drained",

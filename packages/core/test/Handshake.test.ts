@@ -108,7 +108,7 @@ describe("a handshake", () => {
 })
 
 describe("an admission step that counts", () => {
-  it.effect("is told when a connection that passed it is released, once, and of no other", () =>
+  it.effect("is told when a connection that it wants to hear of is released, once", () =>
     Effect.gen(function*() {
       const released: Array<number> = []
       const transport = Layer.effect(
@@ -117,8 +117,10 @@ describe("an admission step that counts", () => {
           ...inner,
           steps: [{
             policy: "odd",
-            check: ({ id }: Connection.Connection) => Effect.succeed(id % 2 === 1),
-            release: ({ id }: Connection.Connection) => void released.push(id)
+            check: ({ id }: Connection.Connection, ticket: Admission.Ticket) => {
+              if (id % 2 === 1) ticket.whenReleased(() => released.push(id))
+              return id % 2 === 1
+            }
           }]
         }))
       ).pipe(Layer.provide(MemoryTransport.stream()))

@@ -14,7 +14,7 @@ import {
   Transport,
   type WorkerDispatch
 } from "@socketserver/core"
-import { type Cause, Context, Effect, Layer, Schedule, type Scope, Stream } from "effect"
+import { type Cause, Context, Effect, Layer, Schedule, type Scope, Stream, SubscriptionRef } from "effect"
 import type { SocketServer } from "effect/socket"
 import { describe, expect, test } from "tstyche"
 
@@ -103,6 +103,27 @@ describe("a server", () => {
       datagrams.pipe(Dispatch.serial(), Server.serveSessions(({ receive, send }) => Effect.flatMap(receive, send)))
     )
       .type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+  })
+
+  test("may have limits in front of it, each for connections, packets or both", () => {
+    expect(stream.pipe(
+      Admission.deny(["192.0.2.0/24"]),
+      Admission.maxConnections({ max: 10, overflow: Admission.queue({ timeout: "1 second" }) }),
+      Admission.perPeer({ max: 1 }),
+      Admission.rate({ limit: 10 }),
+      Dispatch.serial(),
+      Server.serveStream(echo)
+    )).type.toBe<Layer.Layer<Server.Server, ListenError.ListenError>>()
+    expect(datagrams.pipe(Admission.allow(["::1"]), Admission.rate({ limit: 1 }), Admission.perPeer({ max: 1 })))
+      .type.toBe<Layer.Layer<DatagramTransport.DatagramTransport>>()
+  })
+
+  test("may have limits that change", () => {
+    const max = Effect.runSync(SubscriptionRef.make(1))
+    const list = Effect.runSync(SubscriptionRef.make<ReadonlyArray<string>>([]))
+    expect(stream.pipe(Admission.maxConnections({ max }), Admission.deny(list)))
+      .type.toBe<Layer.Layer<StreamTransport.StreamTransport>>()
+    expect(Admission.maxConnections).type.not.toBeCallableWith({ max: list })
   })
 
   test("bridges to and from Effect's SocketServer", () => {
@@ -230,6 +251,12 @@ describe("what must not compile", () => {
     expect(Server.serveStream(echo)).type.toBeCallableWith(verify(stream).pipe(Dispatch.serial()))
     expect(verify).type.not.toBeCallableWith(server)
     expect(verify).type.not.toBeCallableWith(datagrams)
+  })
+
+  test("a limit behind the dispatch, or on what it cannot limit", () => {
+    expect(Admission.rate({ limit: 1 })).type.not.toBeCallableWith(stream.pipe(Dispatch.serial()))
+    expect(Admission.maxConnections({ max: 1 })).type.not.toBeCallableWith(datagrams)
+    expect(Admission.perPeer).type.not.toBeCallableWith({ max: 1, overflow: Admission.pauseListening })
   })
 
   test("a handler that is not an effect", () => {

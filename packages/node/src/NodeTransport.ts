@@ -16,6 +16,7 @@ import * as Net from "node:net"
 import { dirname } from "node:path"
 import { isMainThread } from "node:worker_threads"
 import { inetAddress, unnamed } from "./internal/address.ts"
+import * as descriptors from "./internal/descriptors.ts"
 import { listen, notAvailable } from "./internal/listen.ts"
 import { checkInteger, defined, invalid } from "./internal/options.ts"
 import { bind } from "./internal/udp.ts"
@@ -102,7 +103,7 @@ export interface TcpOptions extends StreamOptions {
 export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
   Layer.succeed(StreamTransport, {
     name: "tcp",
-    steps: [],
+    steps: [descriptors.step],
     listen: Effect.fnUntraced(function*(onConnection, at) {
       const { acceptors = 1, host, ipv6Only, noDelay = true } = options
       const reusePort = acceptors > 1 ? true : options.reusePort
@@ -170,7 +171,7 @@ export interface UnixOptions extends StreamOptions {
 export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
   Layer.succeed(StreamTransport, {
     name: "unix",
-    steps: [],
+    steps: [descriptors.step],
     listen: Effect.fnUntraced(function*(onConnection) {
       const { mode, path, unlinkStale = true } = options
       const isAbstract = path.startsWith("\0")

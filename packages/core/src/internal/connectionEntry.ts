@@ -3,9 +3,11 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
-import type * as Latch from "effect/Latch"
+import * as Latch from "effect/Latch"
 import type { SocketAddress } from "effect/net/NetAddress"
+import * as Random from "effect/Random"
 import * as Socket from "effect/socket/Socket"
+import type { Refusal } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
@@ -20,11 +22,15 @@ import { silence } from "./silence.ts"
 export class ConnectionEntry extends Entry implements Owner, Remotable {
   readonly subject: ConnectionImpl
   private idleTimer: Fiber.Fiber<void> | undefined
+  private ageTimer: Fiber.Fiber<void> | undefined
+  /** Its own, where it may be drained alone. */
+  private readonly drainingAlone: Latch.Latch | undefined
   /** Tells the worker that has the connection. */
   private tellDrain: (() => void) | undefined
 
   constructor(server: ServerImpl, id: number, wire: Wire) {
     super(server, id)
+    this.drainingAlone = server.config.maxAge === undefined ? undefined : Latch.makeUnsafe(server.draining.isOpen())
     this.subject = new ConnectionImpl(id, wire, this)
   }
 
@@ -33,7 +39,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
   }
 
   get draining(): Latch.Latch {
-    return this.server.draining
+    return this.drainingAlone ?? this.server.draining
   }
 
   get peer(): SocketAddress {
@@ -76,7 +82,17 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     this.subject.destroyNow(false)
   }
 
+  protected override sayFarewell({ bytes, timeout }: NonNullable<Refusal["farewell"]>): void {
+    this.subject.wire.write(bytes)
+    this.closeSubject()
+    if (this.released) return
+    const cut = Effect.delay(Effect.sync(() => this.destroySubject()), timeout)
+    const timer = Effect.runForkWith(this.server.context)(cut)
+    this.whenReleased(() => timer.interruptUnsafe())
+  }
+
   startDrain(): void {
+    this.drainingAlone?.openUnsafe()
     this.subject.startDrain()
     this.tellDrain?.()
   }
@@ -139,20 +155,22 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return found
   }
 
-  // ---- the idle timeout
+  // ---- the idle timeout, and the age
 
   override begin(): void {
-    const { idleMillis } = this.server
+    const { config: { maxAge }, idleMillis } = this.server
     if (idleMillis !== undefined) {
       this.subject.trackActivity(this.server.now)
       this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle(idleMillis))
     }
+    if (maxAge !== undefined) this.ageTimer = Effect.runForkWith(this.server.context)(this.watchAge(maxAge))
     if (this.interruptOn !== undefined && this.server.config.workers === undefined) this.subject.watch()
     super.begin()
   }
 
   protected override onFiberEnd(exit: Exit.Exit<void>): void {
     this.idleTimer?.interruptUnsafe()
+    this.ageTimer?.interruptUnsafe()
     super.onFiberEnd(exit)
   }
 
@@ -170,6 +188,13 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       Effect.provideContext(Effect.suspend(() => onTimeout(this.subject)), this.server.context),
       { log: "Error", message: `onTimeout failed for connection ${this.id}` }
     )
+  }
+
+  private watchAge({ least, most }: NonNullable<ServerImpl["config"]["maxAge"]>): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      yield* Effect.sleep(yield* Random.nextBetween(least, most))
+      this.startDrain()
+    })
   }
 
   // ---- the peer's disappearance

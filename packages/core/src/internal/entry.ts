@@ -11,6 +11,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
+import type { Refusal, Ticket, Verdict } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Request } from "../Dispatch.ts"
 import type { ConnectionInfo } from "../Server.ts"
@@ -27,7 +28,7 @@ export const CurrentEntry = Context.Reference<Entry | undefined>("@socketserver/
   defaultValue: () => undefined
 })
 
-export abstract class Entry implements Request, Registered {
+export abstract class Entry implements Request, Registered, Ticket {
   readonly server: ServerImpl
   readonly id: number
   place = 0
@@ -45,8 +46,8 @@ export abstract class Entry implements Request, Registered {
   /** Where the handler runs in a worker: how to end that. */
   protected killWorker: (() => void) | undefined
   private finished = false
-  /** What to tell the admission steps that let it pass. */
-  private passed: Array<(subject: any) => void> | undefined
+  /** What admission steps want to be told. */
+  private releases: Array<() => void> | undefined
   private opened: number | undefined
 
   constructor(server: ServerImpl, id: number) {
@@ -136,31 +137,63 @@ export abstract class Entry implements Request, Registered {
 
   private get life(): Effect.Effect<void> {
     const { steps } = this.server.config.transport
-    return steps.length === 0
-      ? dispatch
-      : Effect.flatMap(this.admit(steps), (admitted) => admitted ? dispatch : Effect.void)
+    return steps.length === 0 ? dispatch : this.admit(steps, 0)
   }
 
-  private admit(steps: ReadonlyArray<Check | Handshake>): Effect.Effect<boolean> {
-    return Effect.gen({ self: this }, function*() {
-      for (const step of steps) {
-        if ("handshake" in step) {
-          if (yield* this.shakeHands(step)) continue
-          return false
-        }
-        const { check, policy, release } = step
-        const verdict = yield* Effect.exit(Effect.suspend(() => check(this.candidate)))
-        if (Exit.isSuccess(verdict) && verdict.value) {
-          if (release !== undefined) (this.passed ??= []).push(release)
-          continue
-        }
-        const reason = this.decide(CloseReason.Refused(policy))
-        if (Exit.isFailure(verdict)) yield* this.onError(Cause.die(Cause.squash(verdict.cause)), reason, "Error")
-        this.closeSubject()
-        return false
+  /** A step that answers at once costs no effect: one that nobody notices may stand in front of every server. */
+  private admit(steps: ReadonlyArray<Check | Handshake>, from: number): Effect.Effect<void> {
+    for (let i = from; i < steps.length; i++) {
+      const step = steps[i]!
+      if ("handshake" in step) {
+        return Effect.flatMap(this.shakeHands(step), (done) => done ? this.admit(steps, i + 1) : Effect.void)
       }
-      return true
+      const verdict = this.ask(step)
+      if (verdict === true) continue
+      if (Effect.isEffect(verdict)) {
+        const settled = Effect.flatMap(Effect.exit(verdict), (exit) => this.obey(step, exit))
+        return Effect.flatMap(settled, (admitted) => admitted ? this.admit(steps, i + 1) : Effect.void)
+      }
+      this.turnAway(step, verdict)
+      return Effect.void
+    }
+    return dispatch
+  }
+
+  private ask({ check }: Check): Verdict | Effect.Effect<Verdict, unknown> {
+    try {
+      return check(this.candidate, this)
+    } catch (defect) {
+      return Effect.die(defect)
+    }
+  }
+
+  private obey(step: Check, exit: Exit.Exit<Verdict, unknown>): Effect.Effect<boolean> {
+    if (Exit.isSuccess(exit)) {
+      if (exit.value !== true) this.turnAway(step, exit.value)
+      return Effect.succeed(exit.value === true)
+    }
+    const reason = this.decide(CloseReason.Refused(step.policy))
+    return Effect.map(this.onError(Cause.die(Cause.squash(exit.cause)), reason, "Error"), () => {
+      this.closeSubject()
+      return false
     })
+  }
+
+  private turnAway({ policy }: Check, refusal: Refusal | false): void {
+    this.decide(CloseReason.Refused(policy))
+    if (refusal === false) this.closeSubject()
+    else if (refusal.farewell === undefined) this.destroySubject()
+    else this.sayFarewell(refusal.farewell)
+  }
+
+  /** Only connections can be told something. */
+  protected sayFarewell(_: NonNullable<Refusal["farewell"]>): void {
+    this.destroySubject()
+  }
+
+  whenReleased(release: () => void): void {
+    if (this.finished) release()
+    else (this.releases ??= []).push(release)
   }
 
   /** Does it, and says whether it succeeded. Only connections have something to say. */
@@ -350,7 +383,7 @@ export abstract class Entry implements Request, Registered {
   private finish(): void {
     if (this.finished) return
     this.finished = true
-    for (const release of this.passed ?? []) release(this.candidate)
+    if (this.releases !== undefined) { for (const release of this.releases) release() }
     this.server.remove(this, this.reason!)
   }
 

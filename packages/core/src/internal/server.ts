@@ -9,19 +9,22 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
+import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
+import type { Gate, StepFor } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
 import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
-import type { DrainOptions, Info, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
+import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
 import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
@@ -86,6 +89,7 @@ export const run = Effect.fnUntraced(function*(
   const idleTimeout = options.idleTimeout === undefined
     ? undefined
     : yield* checkDuration("idleTimeout", options.idleTimeout)
+  const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
     kill: yield* checkDuration("shutdown.kill", options.shutdown?.kill ?? defaultShutdown.kill)
@@ -98,15 +102,27 @@ export const run = Effect.fnUntraced(function*(
     handler: handler as Config["handler"],
     options: options as Options<never>,
     idleTimeout,
+    maxAge,
     shutdown,
     clock: yield* Clock.Clock,
     context: Context.merge(yield* Effect.context<never>(), context),
     workers,
     events: yield* PubSub.sliding<ServerEvent>(1_024)
   })
+  for (const step of transport.steps) {
+    if (!("handshake" in step) && step.start !== undefined) yield* step.start(server.gateOf(step))
+  }
   yield* Effect.addFinalizer(() => server.drain(shutdown))
   yield* server.bind()
+  // A step may have no room from the start.
+  yield* Effect.orDie(server.adjustListening)
   return server
+})
+
+const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
+  const least = Duration.toMillis(yield* checkDuration("maxAge.after", after))
+  const more = jitter === undefined ? least / 10 : Duration.toMillis(yield* checkDuration("maxAge.jitter", jitter))
+  return { least, most: least + more }
 })
 
 export interface NamedStrategy {
@@ -115,7 +131,9 @@ export interface NamedStrategy {
 }
 
 /** The options of either kind of server. */
-interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "interruptOnDisconnect"> {
+interface Options<R>
+  extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "maxAge" | "interruptOnDisconnect">
+{
   readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
   readonly onError?:
     | ((cause: Cause.Cause<any>, subject: any, reason: CloseReason.CloseReason) => Effect.Effect<void, unknown, R>)
@@ -123,11 +141,7 @@ interface Options<R> extends Pick<ServerOptions, "name" | "shutdown" | "idleTime
 }
 
 /** An admission step, of either kind of request. */
-export interface Check {
-  readonly policy: string
-  readonly check: (subject: any) => Effect.Effect<boolean, unknown>
-  readonly release?: ((subject: any) => void) | undefined
-}
+export type Check = StepFor<any>
 
 /** Where requests come from, and what is particular about them. */
 export interface Arrivals {
@@ -156,6 +170,8 @@ interface Config {
   readonly handler: (subject: any) => Effect.Effect<unknown, unknown>
   readonly options: Options<never>
   readonly idleTimeout: Duration.Duration | undefined
+  /** In milliseconds. */
+  readonly maxAge: { readonly least: number; readonly most: number } | undefined
   readonly shutdown: Deadlines
   readonly clock: Clock.Clock
   readonly context: Context.Context<never>
@@ -237,6 +253,42 @@ export class ServerImpl {
     })
   }
 
+  /** The steps that have no room for one more. */
+  private readonly saturatedBy = new Set<Check>()
+  /** Opens and closes the listener as the steps have it. */
+  private adjusting: Fiber.Fiber<void, ListenError> | undefined
+
+  gateOf(step: Check): Gate {
+    return {
+      setSaturated: (isSaturated) => {
+        if (isSaturated === this.saturatedBy.has(step)) return
+        if (isSaturated) this.saturatedBy.add(step)
+        else this.saturatedBy.delete(step)
+        this.publish({ _tag: isSaturated ? "Saturated" : "Relieved", policy: step.policy })
+        if (step.pausesListening !== true) return
+        this.adjusting?.interruptUnsafe()
+        this.adjusting = Effect.runForkWith(this.config.context)(this.adjustListening)
+      }
+    }
+  }
+
+  private get isPaused(): boolean {
+    for (const step of this.saturatedBy) if (step.pausesListening === true) return true
+    return false
+  }
+
+  /** The address may have been taken meanwhile: it is tried again, until it is free or the server is told something else. */
+  get adjustListening(): Effect.Effect<void, ListenError> {
+    const adjust = this.listening.withPermit(Effect.suspend(() => {
+      if (this.state !== "open" || this.isPaused === (this.listener === undefined)) return Effect.void
+      return this.isPaused ? this.closeListener() : this.bind()
+    }))
+    return Effect.retry(
+      Effect.tapError(adjust, (error) => Effect.logError("cannot listen again, will try once more", error)),
+      Schedule.spaced("1 second")
+    )
+  }
+
   private get suspend(): Effect.Effect<void> {
     return this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open") return Effect.void
@@ -247,7 +299,12 @@ export class ServerImpl {
 
   private get resume(): Effect.Effect<void, ListenError> {
     return this.listening.withPermit(
-      Effect.suspend(() => this.state === "suspended" ? this.bind() : Effect.void)
+      Effect.suspend(() => {
+        if (this.state !== "suspended") return Effect.void
+        if (!this.isPaused) return this.bind()
+        this.state = "open"
+        return Effect.void
+      })
     )
   }
 
@@ -351,6 +408,7 @@ export class ServerImpl {
   private runDrain({ grace, kill }: Deadlines): Effect.Effect<DrainReport> {
     return Effect.gen({ self: this }, function*() {
       this.state = "draining"
+      this.adjusting?.interruptUnsafe()
       this.drainStart = this.now()
       this.publish({ _tag: "Draining" })
       const { waiting } = this.config.transport
@@ -393,7 +451,7 @@ export class ServerImpl {
   // ---- what can be asked
 
   private status(): Status {
-    return this.state === "open" ? this.queued > 0 ? "saturated" : "ready" : this.state
+    return this.state !== "open" ? this.state : this.queued > 0 || this.saturatedBy.size > 0 ? "saturated" : "ready"
   }
 
   private info(): Info {

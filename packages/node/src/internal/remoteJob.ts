@@ -17,6 +17,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
+import * as descriptors from "./descriptors.ts"
 import { decodeExit, encodeExit } from "./exits.ts"
 import { RemoteWire } from "./remoteWire.ts"
 import { encodeSpan } from "./telemetry.ts"
@@ -152,7 +153,10 @@ class RemoteJob implements Job {
         )
         pool.transfer = isMoved ? "socket" : "bytes"
         if (isMoved) {
-          this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message))
+          const isElsewhere = pool.options.kind === "process"
+          if (isElsewhere) descriptors.movedAway()
+          const onRelease = isElsewhere ? descriptors.movedBack : () => {}
+          this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message), onRelease)
           replaceWire(this.wire)
         } else {
           worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })

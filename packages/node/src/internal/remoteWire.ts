@@ -16,11 +16,14 @@ export class RemoteWire implements Wire {
   /** Has the worker closed it by itself? */
   isClosed = false
 
-  constructor(id: number, { local, peer }: Wire, post: (message: ToWorker) => void) {
+  private readonly onRelease: () => void
+
+  constructor(id: number, { local, peer }: Wire, post: (message: ToWorker) => void, onRelease: () => void) {
     this.id = id
     this.peer = peer
     this.local = local
     this.post = post
+    this.onRelease = onRelease
   }
 
   start(receiver: Receiver): void {
@@ -71,6 +74,7 @@ export class RemoteWire implements Wire {
   release(): void {
     if (this.isReleased) return
     this.isReleased = true
+    this.onRelease()
     this.receiver?.onClose()
   }
 }

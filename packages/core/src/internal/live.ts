@@ -1,0 +1,26 @@
+/** Settings that may change while a server runs. */
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
+import type { Live } from "../Admission.ts"
+import type { ListenError } from "../ListenError.ts"
+
+/**
+ * Applies the value, and each that takes its place until the scope ends. A wrong one fails at first; later it is logged, and
+ * the one before it stays.
+ */
+export const follow = Effect.fnUntraced(function*<A>(
+  live: Live<A>,
+  apply: (value: A) => Effect.Effect<void, ListenError>
+): Effect.fn.Return<void, ListenError, Scope.Scope> {
+  if (!SubscriptionRef.isSubscriptionRef(live)) return yield* apply(live as A)
+  const ref = live as SubscriptionRef.SubscriptionRef<A>
+  yield* apply(SubscriptionRef.getUnsafe(ref))
+  const changes = Stream.runForEach(
+    SubscriptionRef.changes(ref),
+    (value) =>
+      Effect.catch(apply(value), (error) => Effect.logError("a limit was not changed, the one before it stays", error))
+  )
+  yield* Effect.forkScoped(changes, { startImmediately: true })
+})

@@ -1,0 +1,25 @@
+/** A server, for a process with few descriptors: tells its port, and at each line of its input how it is. */
+import { Dispatch, Server } from "@socketserver/core"
+import { NodeTransport } from "@socketserver/node"
+import { Context, Effect, Layer, Stream } from "effect"
+import { NetAddress } from "effect/net"
+
+const program = Effect.gen(function*() {
+  const server = yield* NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
+    Dispatch.fiberPerRequest(),
+    Server.serveStream((connection) => Effect.andThen(connection.write("hello\n"), Stream.runDrain(connection.bytes))),
+    Layer.build,
+    Effect.map(Context.get(Server.Server))
+  )
+  const report = Effect.gen(function*() {
+    const { open, refused } = yield* server.stats
+    const { system, user } = process.cpuUsage()
+    const cpu = (system + user) / 1_000
+    process.stdout.write(`${JSON.stringify({ status: yield* server.status, open, refused, cpu })}\n`)
+  })
+  process.stdin.on("data", () => Effect.runSync(report))
+  process.stdout.write(`${NetAddress.isInetAddress(server.address) ? server.address.port : 0}\n`)
+  return yield* Effect.never
+})
+
+Effect.runFork(Effect.scoped(program))
