@@ -241,13 +241,21 @@ export class ServerImpl {
     return this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open") return Effect.void
       this.state = "suspended"
-      return Effect.andThen(this.closeListener(), Effect.sync(() => this.publish({ _tag: "Suspended" })))
+      const stop = this.listener?.inPlace?.suspend ?? this.closeListener()
+      return Effect.andThen(stop, Effect.sync(() => this.publish({ _tag: "Suspended" })))
     }))
   }
 
   private get resume(): Effect.Effect<void, ListenError> {
     return this.listening.withPermit(
-      Effect.suspend(() => this.state === "suspended" ? this.bind() : Effect.void)
+      Effect.suspend(() => {
+        if (this.state !== "suspended") return Effect.void
+        const { inPlace } = this.listener ?? {}
+        if (inPlace === undefined) return this.bind()
+        this.state = "open"
+        this.publish({ _tag: "Listening", address: this.address! })
+        return inPlace.resume
+      })
     )
   }
 
