@@ -8,7 +8,7 @@
  */
 import { Dispatch, Server } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
-import { Config, Console, Effect, Queue, Stream } from "effect"
+import { Config, Console, Data, Effect, Queue, Stream } from "effect"
 import { spawn } from "node:child_process"
 import { isMain, netcat, reportDrains, run } from "./run.ts"
 
@@ -51,16 +51,18 @@ const hangUps = Effect.gen(function*() {
   return Queue.take(queue)
 })
 
+class NoSuccessor extends Data.TaggedError("NoSuccessor")<{ readonly message: string }> {}
+
 /** Completes when the successor listens. One that ends before, or takes too long, is none: this server goes on. */
 const startSuccessor = (descriptor: number) =>
-  Effect.callback<void, Error>((resume) => {
+  Effect.callback<void, NoSuccessor>((resume) => {
     const successor = spawn(process.execPath, process.argv.slice(1), {
       detached: true,
       env: { ...process.env, REPLACES: String(process.pid) },
       stdio: ["ignore", "inherit", "inherit", descriptor, "ipc"]
     })
-    successor.once("error", (error) => resume(Effect.fail(error)))
-    successor.once("exit", (code) => resume(Effect.fail(new Error(`it ended with ${code}`))))
+    successor.once("error", (error) => resume(Effect.fail(new NoSuccessor({ message: error.message }))))
+    successor.once("exit", (code) => resume(Effect.fail(new NoSuccessor({ message: `it ended with ${code}` }))))
     successor.once("message", () => {
       successor.disconnect()
       successor.unref()

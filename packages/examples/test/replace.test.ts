@@ -1,6 +1,6 @@
 /** Servers that are replaced under load: every request is answered, and no client is refused. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Cause, Effect, Queue } from "effect"
+import { type Cause, Data, Effect, Queue } from "effect"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdtempSync, rmSync, symlinkSync } from "node:fs"
@@ -67,28 +67,31 @@ const start = (
     })
   )
 
+/** A request without its answer, or a connection that was refused. */
+class Lost extends Data.TaggedError("Lost")<{ readonly cause: unknown }> {}
+
 /** One connection: asks so many times, and gives the process that has answered. */
 const converse = (target: Net.TcpNetConnectOpts, questions: ReadonlyArray<string>, onAnswer: (pid: number) => void) =>
-  Effect.callback<void, Error>((resume) => {
+  Effect.callback<void, Lost>((resume) => {
     const socket = Net.connect(target)
     let received = ""
     let asked = 0
     const ask = () => void socket.write(`${questions[asked++]}\n`)
     socket.setEncoding("utf8")
     socket.on("connect", ask)
-    socket.on("error", (error) => resume(Effect.fail(error)))
+    socket.on("error", (error) => resume(Effect.fail(new Lost({ cause: error }))))
     socket.on("data", (chunk: string) => {
       received += chunk
       if (!received.endsWith("\n")) return
       const [, pid, text] = /^(\d+) (.*)\n$/.exec(received) ?? []
       received = ""
-      if (text !== questions[asked - 1]) return resume(Effect.fail(new Error(`not the answer: ${text}`)))
+      if (text !== questions[asked - 1]) return resume(Effect.fail(new Lost({ cause: `not the answer: ${text}` })))
       onAnswer(Number(pid))
       if (asked < questions.length) ask()
       else socket.end()
     })
     socket.on("end", () => {
-      if (asked < questions.length) resume(Effect.fail(new Error("ended before its last answer")))
+      if (asked < questions.length) resume(Effect.fail(new Lost({ cause: "ended before its last answer" })))
     })
     socket.on("close", () => resume(Effect.void))
     return Effect.sync(() => socket.destroy())
