@@ -213,7 +213,10 @@ export class Server extends Context.Service<Server, {
    * 1,024.
    */
   readonly events: Stream.Stream<ServerEvent>
-  /** Closes the listener and keeps the connections. New clients are refused by the system. Does nothing if suspended. */
+  /**
+   * Closes the listener and keeps the connections. New clients are refused by the system; those of a socket that was adopted
+   * and cannot be bound again wait, as its transport says. Does nothing if suspended.
+   */
   readonly suspend: Effect.Effect<void>
   /** Binds the same address again. Does nothing if not suspended; a drained server stays drained. */
   readonly resume: Effect.Effect<void, ListenError>

@@ -69,6 +69,14 @@ export interface Listener {
   readonly address: SocketAddress
   /** The descriptor of the listening socket, where the platform has one and tells it. */
   readonly descriptor?: number | undefined
+  /**
+   * How to suspend and resume where a socket that was closed could not be had again: it stays open, and clients that come wait
+   * for `resume`. Without it, a server that is suspended closes the listener, and calls `listen` to resume.
+   */
+  readonly inPlace?: {
+    readonly suspend: Effect.Effect<void>
+    readonly resume: Effect.Effect<void>
+  } | undefined
 }
 
 /**

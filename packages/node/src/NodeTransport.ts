@@ -1,9 +1,10 @@
 /**
- * Transports of Node: TCP and unix sockets over `node:net`, and UDP over `node:dgram`.
+ * Transports of Node: TCP and unix sockets over `node:net`, opened here or adopted, and UDP over `node:dgram`.
  *
  * @since 0.1.0
  */
 import { DatagramTransport, type ReceiveQueueOptions } from "@socketserver/core/DatagramTransport"
+import type { ListenError } from "@socketserver/core/ListenError"
 import { StreamTransport } from "@socketserver/core/StreamTransport"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -16,6 +17,7 @@ import * as Net from "node:net"
 import { dirname } from "node:path"
 import { isMainThread } from "node:worker_threads"
 import { inetAddress, unnamed } from "./internal/address.ts"
+import { adopt, type Adoptable, systemdSocket } from "./internal/adopt.ts"
 import * as descriptors from "./internal/descriptors.ts"
 import { listen, notAvailable } from "./internal/listen.ts"
 import { checkInteger, defined, invalid } from "./internal/options.ts"
@@ -196,6 +198,161 @@ export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
       }, onConnection)
       if (mode !== undefined) yield* Effect.sync(() => Fs.chmodSync(path, mode))
       return listener
+    })
+  })
+
+/**
+ * What the transports take that adopt a socket.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface AdoptOptions extends StreamOptions, Pick<TcpOptions, "noDelay" | "keepAlive"> {
+  /**
+   * How many clients the system holds that were not accepted yet. Default 4,096, which is systemd's own and the cap of most
+   * Linux systems (`net.core.somaxconn`); what whoever opened the socket has set is not kept.
+   */
+  readonly backlog?: number | undefined
+  /**
+   * What `Server.suspend` does. `"hold"` (default) keeps the socket for `resume`: clients that come are taken and wait in the
+   * process, up to 511; more are reset. `"release"` closes it: clients go to the other processes that have the socket, or
+   * wait for one, and `resume` fails. It is for a server that gives way to its successor.
+   */
+  readonly onSuspend?: "hold" | "release" | undefined
+}
+
+/**
+ * Which socket to adopt.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface FdOptions extends AdoptOptions {
+  /** The number of the descriptor, 0 or more. Those that a parent process passes on purpose begin at 3. */
+  readonly fd: number
+}
+
+/**
+ * Listens on a socket that is open already: a parent process has bound it, TCP or unix, and this process has inherited its
+ * descriptor. Its address says which of both it is.
+ *
+ * **Details**
+ *
+ * A socket that is bound and does not listen yet is made to (listen(2)). From then on the descriptor is the server's, which
+ * closes it when it drains, and once: the layer cannot be built again. Other processes that have the socket are not touched
+ * by that, and neither is the file of a unix socket. The path of a unix socket is known on Linux, where the process is in
+ * the network namespace that the socket is from; otherwise the address is the empty path.
+ *
+ * It fails with `ListenError`, when the server's layer is built: `InvalidOption` for what is not open, is no socket, or is
+ * one that cannot listen because it is connected or for packets. Not for Windows.
+ *
+ * **Gotchas**
+ *
+ * A number means what it means at that moment. Adopting a descriptor that Node uses for itself breaks both.
+ *
+ * **Example** (A server on the socket that its parent has opened)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { Stream } from "effect"
+ *
+ * // The parent: spawn(process.execPath, ["echo.ts"], { stdio: ["inherit", "inherit", "inherit", descriptor] })
+ * const Echo = NodeTransport.fd({ fd: 3 }).pipe(
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveStream((connection) => Stream.run(connection.bytes, connection.sink))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const fd = (options: FdOptions): Layer.Layer<StreamTransport> => {
+  const taken = new Set<number>()
+  return adopting("fd", options, () => {
+    const { fd } = options
+    const expected = "the descriptor of a listening TCP or unix socket"
+    return Effect.as(
+      fd === undefined ? invalid("fd", fd, expected) : checkInteger("fd", fd, 0, 0x7fffffff),
+      { fd, taken, refuse: (detail: string) => invalid("fd", fd, `${expected}; ${detail}`) }
+    )
+  })
+}
+
+/**
+ * Which of systemd's sockets to adopt.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface SystemdOptions extends AdoptOptions {
+  /**
+   * The socket's name: `FileDescriptorName=` of its unit, by default the unit's name, such as `"echo.socket"`. Needed where the
+   * service has sockets of several names. Default: any name.
+   */
+  readonly name?: string | undefined
+  /**
+   * Which one of several sockets of that name, from 0, in the order of the unit's lines. Default: there has to be exactly one.
+   */
+  readonly index?: number | undefined
+}
+
+/**
+ * Listens on a socket that systemd has opened and passed to this process: socket activation, sd_listen_fds(3). systemd keeps
+ * the socket too, so that clients wait in it while the service restarts, and none is refused.
+ *
+ * **Details**
+ *
+ * It is {@link fd} with the descriptor that the environment tells, when the server's layer is built: `LISTEN_PID` has to be this
+ * process, `LISTEN_FDS` is how many sockets there are, from descriptor 3 on, `LISTEN_FDNAMES` are their names. A socket unit
+ * with `Accept=no`, the default, and `ListenStream=`.
+ *
+ * It fails with `ListenError`, `AddressNotAvailable`: the process was not started with sockets, they are another process's,
+ * none or several are of that name, or the socket is not for connections. The message says which, and what to do.
+ *
+ * **Example** (An echo server that systemd starts for its first client)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { Stream } from "effect"
+ *
+ * // To try it: systemd-socket-activate --listen=127.0.0.1:7007 --fdname=echo node echo.ts
+ * const Echo = NodeTransport.systemd({ name: "echo" }).pipe(
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveStream((connection) => Stream.run(connection.bytes, connection.sink))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const systemd = (options: SystemdOptions = {}): Layer.Layer<StreamTransport> =>
+  adopting(
+    "systemd",
+    options,
+    () =>
+      Effect.andThen(checkInteger("index", options.index, 0, 0x7fffffff), systemdSocket(options.name, options.index))
+  )
+
+const adopting = (
+  name: string,
+  options: AdoptOptions,
+  find: () => Effect.Effect<Adoptable, ListenError>
+): Layer.Layer<StreamTransport> =>
+  Layer.succeed(StreamTransport, {
+    name,
+    steps: [],
+    listen: Effect.fnUntraced(function*(onConnection) {
+      const { backlog = 4_096, noDelay = true, onSuspend = "hold" } = options
+      const common = yield* commonOptions({ ...options, backlog })
+      const keepAlive = yield* keepAliveOptions(options.keepAlive)
+      if (onSuspend !== "hold" && onSuspend !== "release") {
+        return yield* invalid("onSuspend", onSuspend, "\"hold\" or \"release\"")
+      }
+      const adoptable = yield* find()
+      const server = { ...common.server, ...keepAlive, noDelay }
+      return yield* adopt(adoptable, { server, backlog, holds: onSuspend === "hold" }, onConnection)
     })
   })
 

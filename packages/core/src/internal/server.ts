@@ -237,6 +237,7 @@ export class ServerImpl {
           Effect.map((listener) => {
             this.listener = { ...listener, close: Scope.close(scope, Exit.void) }
             this.address ??= listener.address
+            this.isListening = true
             if (this.state !== "draining") this.state = "open"
             this.publish({ _tag: "Listening", address: listener.address })
           })
@@ -249,10 +250,12 @@ export class ServerImpl {
     return Effect.suspend(() => {
       const listener = this.listener
       this.listener = undefined
+      this.isListening = false
       return listener?.close ?? Effect.void
     })
   }
 
+  private isListening = false
   /** The steps that have no room for one more. */
   private readonly saturatedBy = new Set<Check>()
   /** Opens and closes the listener as the steps have it. */
@@ -280,8 +283,8 @@ export class ServerImpl {
   /** The address may have been taken meanwhile: it is tried again, until it is free or the server is told something else. */
   get adjustListening(): Effect.Effect<void, ListenError> {
     const adjust = this.listening.withPermit(Effect.suspend(() => {
-      if (this.state !== "open" || this.isPaused === (this.listener === undefined)) return Effect.void
-      return this.isPaused ? this.closeListener() : this.bind()
+      if (this.state !== "open" || this.isPaused !== this.isListening) return Effect.void
+      return this.isPaused ? this.stopListening : this.startListening
     }))
     return Effect.retry(
       Effect.tapError(adjust, (error) => Effect.logError("cannot listen again, will try once more", error)),
@@ -289,11 +292,26 @@ export class ServerImpl {
     )
   }
 
+  /** Closes the listener, or has it stop where it is: a socket that is somebody else's stays. */
+  private get stopListening(): Effect.Effect<void> {
+    this.isListening = false
+    return this.listener?.inPlace?.suspend ?? this.closeListener()
+  }
+
+  private get startListening(): Effect.Effect<void, ListenError> {
+    const { inPlace } = this.listener ?? {}
+    if (inPlace === undefined) return this.bind()
+    this.isListening = true
+    this.state = "open"
+    this.publish({ _tag: "Listening", address: this.address! })
+    return inPlace.resume
+  }
+
   private get suspend(): Effect.Effect<void> {
     return this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open") return Effect.void
       this.state = "suspended"
-      return Effect.andThen(this.closeListener(), Effect.sync(() => this.publish({ _tag: "Suspended" })))
+      return Effect.andThen(this.stopListening, Effect.sync(() => this.publish({ _tag: "Suspended" })))
     }))
   }
 
@@ -301,7 +319,7 @@ export class ServerImpl {
     return this.listening.withPermit(
       Effect.suspend(() => {
         if (this.state !== "suspended") return Effect.void
-        if (!this.isPaused) return this.bind()
+        if (!this.isPaused) return this.startListening
         this.state = "open"
         return Effect.void
       })

@@ -15,7 +15,7 @@ import { type Addresses, NodeWire } from "./wire.ts"
 
 export interface ListenConfig {
   readonly server: Net.ServerOpts
-  readonly listen: Net.ListenOptions
+  readonly listen: Net.ListenOptions & { readonly fd?: number }
   /** The address for people, in errors. */
   readonly address: string
   /** Runs around the synchronous part of binding, where `umask` applies. */
