@@ -79,7 +79,7 @@ class RemoteJob implements Job {
     this.context = context
     this.onEnd = onEnd
     const { pool } = assignment
-    this.id = pool.nextJob()
+    this.id = pool.numbers.take()
     this.leave = pool.request({
       begin: (worker) => this.begin(worker),
       fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
@@ -299,6 +299,7 @@ class RemoteJob implements Job {
     const { timeout } = this.assignment
     this.worker?.receiver.requestEnded(this.id, exit)
     const { worker } = this
+    if (worker === undefined) this.assignment.pool.numbers.giveBack(this.id)
     // Before the end is known: whoever comes next because of it finds the worker idle.
     if (worker !== undefined) {
       if (this.wire === undefined || this.wire.isReleased) worker.forget(this)

@@ -18,6 +18,7 @@ import * as Scope from "effect/Scope"
 import { Socket } from "node:net"
 import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
+import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
 import { decodeValue, encodeValue } from "./values.ts"
@@ -45,7 +46,7 @@ interface Loaded {
   readonly context: Context.Context<never>
 }
 const handlers = new Map<number, Loaded>()
-const jobs = new Map<number, Job>()
+const jobs = new JobTable<Job>()
 /** Of the services of all handlers. */
 const services = Scope.makeUnsafe()
 
@@ -310,7 +311,7 @@ const receive = (message: ToWorker, handle?: unknown): void => {
       return
     case "Run": {
       const job = new Job(message.id)
-      jobs.set(message.id, job)
+      jobs.add(job)
       const socket = message.socket ?? handle
       return job.run(message, socket instanceof Socket ? socket : undefined)
     }
