@@ -23,7 +23,14 @@ import { encodeSpan } from "./telemetry.ts"
 import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
 import { failureOf, type Job, type Pool, type PooledWorker } from "./workerPool.ts"
-import { decodeFailure, encodeFailure, type FromWorker, inputWindow } from "./workerProtocol.ts"
+import {
+  decodeFailure,
+  type EncodedEnds,
+  encodeEnds,
+  encodeFailure,
+  type FromWorker,
+  inputWindow
+} from "./workerProtocol.ts"
 
 /** How long a handler whose time is up may take to heed its interruption, before its worker is killed. */
 const heedingTime = 50
@@ -60,15 +67,17 @@ class RemoteJob implements Job {
   private running = false
   private ended = false
   private timedOut = false
-  private readonly end = Latch.makeUnsafe(false)
+  /** Made for an interruption that waits for the end. */
+  private end: Latch.Latch | undefined
   private timer: NodeJS.Timeout | undefined
   private hearing: (() => void) | undefined
   /** Of a connection whose socket the worker has. */
   private wire: RemoteWire | undefined
-  private readonly helpers: Array<Fiber.Fiber<unknown, unknown>> = []
+  private helpers: Array<Fiber.Fiber<unknown, unknown>> | undefined
   /** How much input is on its way to the worker. */
   private underWay = 0
-  private readonly hasWindow = Latch.makeUnsafe(true)
+  /** Closed while that is too much. */
+  private hasWindow: Latch.Latch | undefined
 
   constructor(
     assignment: Assignment,
@@ -134,26 +143,27 @@ class RemoteJob implements Job {
       }
       case "Connection": {
         const { connection, idleMillis, onDrain, replaceWire, watch, wire } = request
-        const subject = {
+        const subjectAs = (transfer: "socket" | "bytes", ends: EncodedEnds, allowHalfOpen: boolean) => ({
           _tag: "Connection" as const,
-          peer: encodeValue(connection.peer),
-          local: encodeValue(connection.local),
-          allowHalfOpen: true,
+          ends,
+          transfer,
+          allowHalfOpen,
           watch: watch !== undefined,
           idleMillis
-        }
-        const isMoved = wire instanceof NodeWire && wire.handOver((socket) =>
-          worker.postSocket({
-            ...message,
-            subject: { ...subject, transfer: "socket", allowHalfOpen: socket.allowHalfOpen }
-          }, socket)
-        )
+        })
+        const isMoved = wire instanceof NodeWire && wire.handOver((socket) => {
+          const ends = encodeEnds(connection, socket)
+          const isTaken = worker.postSocket(
+            { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen) },
+            socket
+          )
+          if (isTaken) this.wire = new RemoteWire(this.id, ends, (message) => worker.post(message))
+          return isTaken
+        })
         pool.transfer = isMoved ? "socket" : "bytes"
-        if (isMoved) {
-          this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message))
-          replaceWire(this.wire)
-        } else {
-          worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
+        if (isMoved) replaceWire(this.wire!)
+        else {
+          worker.post({ ...message, subject: subjectAs("bytes", encodeEnds(connection), true) })
           watch?.()
         }
         return onDrain(() => this.tellDrain())
@@ -167,7 +177,7 @@ class RemoteJob implements Job {
 
   /** Runs something until the job ends. */
   private help(effect: Effect.Effect<unknown, unknown>): void {
-    this.helpers.push(Effect.runForkWith(this.context)(effect))
+    ;(this.helpers ??= []).push(Effect.runForkWith(this.context)(effect))
   }
 
   // ---- what the worker says
@@ -211,7 +221,7 @@ class RemoteJob implements Job {
         return this.help(this.pump(connection))
       case "Taken":
         this.underWay -= message.length
-        if (this.underWay < inputWindow) this.hasWindow.openUnsafe()
+        if (this.underWay < inputWindow) this.hasWindow?.openUnsafe()
         return
       case "Output":
         // It writes at once; what it may wait for is the peer.
@@ -236,8 +246,9 @@ class RemoteJob implements Job {
         this.underWay += bytes.length
         worker.post({ _tag: "Input", id, bytes })
         if (this.underWay < inputWindow) return Effect.void
-        this.hasWindow.closeUnsafe()
-        return this.hasWindow.await
+        const window = this.hasWindow ??= Latch.makeUnsafe(false)
+        window.closeUnsafe()
+        return window.await
       })
     )).pipe(Effect.catchCause((cause) =>
       Effect.sync(() => {
@@ -266,7 +277,7 @@ class RemoteJob implements Job {
     { bytesRead, bytesWritten, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
   ): void {
     const { handler, request } = this.assignment
-    const decoded = exit === undefined ? Exit.void : decodeExit(exit, handler.error)
+    const decoded = decodeExit(exit, handler.error)
     if (request._tag === "Connection") {
       if (Exit.isFailure(decoded)) {
         for (const index of own) {
@@ -275,12 +286,18 @@ class RemoteJob implements Job {
         }
       }
       if (state !== undefined) request.ended({ ...state, lost: state.lost && decodeFailure(state.lost) })
-      if (this.wire !== undefined) {
-        this.wire.counted(bytesRead, bytesWritten)
-        this.wire.isClosed = exit === undefined
-      }
+      this.wire?.counted(bytesRead, bytesWritten)
     }
     this.finish(decoded)
+  }
+
+  handlerEnded(bytesRead: number, bytesWritten: number): void {
+    const { wire } = this
+    if (wire !== undefined) {
+      wire.counted(bytesRead, bytesWritten)
+      wire.isClosed = true
+    }
+    this.finish(Exit.void)
   }
 
   crashed(cause: Error): void {
@@ -295,7 +312,7 @@ class RemoteJob implements Job {
     this.leave?.()
     clearTimeout(this.timer)
     this.hearing?.()
-    for (const helper of this.helpers) helper.interruptUnsafe()
+    if (this.helpers !== undefined) { for (const helper of this.helpers) helper.interruptUnsafe() }
     const { timeout } = this.assignment
     this.worker?.receiver.requestEnded(this.id, exit)
     const { worker } = this
@@ -306,7 +323,7 @@ class RemoteJob implements Job {
       worker.done()
     }
     this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)
-    this.end.openUnsafe()
+    this.end?.openUnsafe()
   }
 
   /** The last deadline of a drain. */
@@ -334,6 +351,7 @@ class RemoteJob implements Job {
     }
     worker.post({ _tag: "Interrupt", id: this.id })
     this.hearing = this.assignment.pool.expectHearing(worker, `\`${this.assignment.handler.name}\``)
+    this.end = Latch.makeUnsafe(false)
     return this.end.await
   }
 }

@@ -40,7 +40,9 @@ export interface Job {
   readonly id: number
   /** What it runs with, for its logs, metrics and spans. */
   readonly context: Context.Context<never>
-  readonly receive: (message: Exclude<FromWorker, { readonly _tag: "Released" }>) => void
+  readonly receive: (message: FromWorker) => void
+  /** The handler of a connection has ended with nothing to say. */
+  readonly handlerEnded: (bytesRead: number, bytesWritten: number) => void
   /** Nothing is left of the connection whose socket the worker had. */
   readonly released: (bytesRead: number, bytesWritten: number) => void
   /** The worker is gone. */
@@ -112,11 +114,16 @@ export class PooledWorker {
       }
       case "Report":
         return this.receiver.receive(message.report)
-      case "Released":
-        for (const { bytesRead, bytesWritten, id } of message.connections) {
-          this.jobs.get(id)?.released(bytesRead, bytesWritten)
+      case "Ended": {
+        const { connections, released } = message
+        for (let i = 0; i < connections.length; i += 3) {
+          this.jobs.get(connections[i]!)?.handlerEnded(connections[i + 1]!, connections[i + 2]!)
+        }
+        for (let i = 0; i < released.length; i += 3) {
+          this.jobs.get(released[i]!)?.released(released[i + 1]!, released[i + 2]!)
         }
         return
+      }
       default:
         this.jobs.get(message.id)?.receive(message)
     }
