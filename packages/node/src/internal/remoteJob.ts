@@ -24,7 +24,14 @@ import { encodeSpan } from "./telemetry.ts"
 import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
 import { failureOf, type Job, type Pool, type PooledWorker } from "./workerPool.ts"
-import { decodeFailure, encodeFailure, type FromWorker, inputWindow } from "./workerProtocol.ts"
+import {
+  decodeFailure,
+  type EncodedEnds,
+  encodeEnds,
+  encodeFailure,
+  type FromWorker,
+  inputWindow
+} from "./workerProtocol.ts"
 
 /** How long a handler whose time is up may take to heed its interruption, before its worker is killed. */
 const heedingTime = 50
@@ -63,15 +70,17 @@ class RemoteJob implements Job {
   private running = false
   private ended = false
   private timedOut = false
-  private readonly end = Latch.makeUnsafe(false)
+  /** Made for an interruption that waits for the end. */
+  private end: Latch.Latch | undefined
   private timer: NodeJS.Timeout | undefined
   private hearing: (() => void) | undefined
   /** Of a connection whose socket the worker has. */
   private wire: RemoteWire | undefined
-  private readonly helpers: Array<Fiber.Fiber<unknown, unknown>> = []
+  private helpers: Array<Fiber.Fiber<unknown, unknown>> | undefined
   /** How much input is on its way to the worker. */
   private underWay = 0
-  private readonly hasWindow = Latch.makeUnsafe(true)
+  /** Closed while that is too much. */
+  private hasWindow: Latch.Latch | undefined
 
   constructor(
     assignment: Assignment,
@@ -82,7 +91,7 @@ class RemoteJob implements Job {
     this.context = context
     this.onEnd = onEnd
     const { pool } = assignment
-    this.id = pool.nextJob()
+    this.id = pool.numbers.take()
     this.leave = pool.request({
       begin: (worker) => this.begin(worker),
       fail: (cause) => this.finish(this.failWith(new WorkerCrashed({ cause })))
@@ -137,29 +146,32 @@ class RemoteJob implements Job {
       }
       case "Connection": {
         const { connection, idleMillis, onDrain, replaceWire, watch, wire } = request
-        const subject = {
+        const subjectAs = (transfer: "socket" | "bytes", ends: EncodedEnds, allowHalfOpen: boolean) => ({
           _tag: "Connection" as const,
-          peer: encodeValue(connection.peer),
-          local: encodeValue(connection.local),
-          allowHalfOpen: true,
+          ends,
+          transfer,
+          allowHalfOpen,
           watch: watch !== undefined,
           idleMillis
-        }
-        const isMoved = wire instanceof NodeWire && wire.handOver((socket) =>
-          worker.postSocket({
-            ...message,
-            subject: { ...subject, transfer: "socket", allowHalfOpen: socket.allowHalfOpen }
-          }, socket)
-        )
+        })
+        const isMoved = wire instanceof NodeWire && wire.handOver((socket) => {
+          const ends = encodeEnds(connection, socket)
+          const isTaken = worker.postSocket(
+            { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen) },
+            socket
+          )
+          if (isTaken) {
+            const isElsewhere = pool.options.kind === "process"
+            if (isElsewhere) descriptors.movedAway()
+            const onRelease = isElsewhere ? descriptors.movedBack : () => {}
+            this.wire = new RemoteWire(this.id, ends, (message) => worker.post(message), onRelease)
+          }
+          return isTaken
+        })
         pool.transfer = isMoved ? "socket" : "bytes"
-        if (isMoved) {
-          const isElsewhere = pool.options.kind === "process"
-          if (isElsewhere) descriptors.movedAway()
-          const onRelease = isElsewhere ? descriptors.movedBack : () => {}
-          this.wire = new RemoteWire(this.id, wire, (message) => worker.post(message), onRelease)
-          replaceWire(this.wire)
-        } else {
-          worker.post({ ...message, subject: { ...subject, transfer: "bytes" } })
+        if (isMoved) replaceWire(this.wire!)
+        else {
+          worker.post({ ...message, subject: subjectAs("bytes", encodeEnds(connection), true) })
           watch?.()
         }
         return onDrain(() => this.tellDrain())
@@ -173,7 +185,7 @@ class RemoteJob implements Job {
 
   /** Runs something until the job ends. */
   private help(effect: Effect.Effect<unknown, unknown>): void {
-    this.helpers.push(Effect.runForkWith(this.context)(effect))
+    ;(this.helpers ??= []).push(Effect.runForkWith(this.context)(effect))
   }
 
   // ---- what the worker says
@@ -217,7 +229,7 @@ class RemoteJob implements Job {
         return this.help(this.pump(connection))
       case "Taken":
         this.underWay -= message.length
-        if (this.underWay < inputWindow) this.hasWindow.openUnsafe()
+        if (this.underWay < inputWindow) this.hasWindow?.openUnsafe()
         return
       case "Output":
         // It writes at once; what it may wait for is the peer.
@@ -242,8 +254,9 @@ class RemoteJob implements Job {
         this.underWay += bytes.length
         worker.post({ _tag: "Input", id, bytes })
         if (this.underWay < inputWindow) return Effect.void
-        this.hasWindow.closeUnsafe()
-        return this.hasWindow.await
+        const window = this.hasWindow ??= Latch.makeUnsafe(false)
+        window.closeUnsafe()
+        return window.await
       })
     )).pipe(Effect.catchCause((cause) =>
       Effect.sync(() => {
@@ -272,7 +285,7 @@ class RemoteJob implements Job {
     { bytesRead, bytesWritten, exit, own, state }: Extract<FromWorker, { readonly _tag: "Result" }>
   ): void {
     const { handler, request } = this.assignment
-    const decoded = exit === undefined ? Exit.void : decodeExit(exit, handler.error)
+    const decoded = decodeExit(exit, handler.error)
     if (request._tag === "Connection") {
       if (Exit.isFailure(decoded)) {
         for (const index of own) {
@@ -281,12 +294,18 @@ class RemoteJob implements Job {
         }
       }
       if (state !== undefined) request.ended({ ...state, lost: state.lost && decodeFailure(state.lost) })
-      if (this.wire !== undefined) {
-        this.wire.counted(bytesRead, bytesWritten)
-        this.wire.isClosed = exit === undefined
-      }
+      this.wire?.counted(bytesRead, bytesWritten)
     }
     this.finish(decoded)
+  }
+
+  handlerEnded(bytesRead: number, bytesWritten: number): void {
+    const { wire } = this
+    if (wire !== undefined) {
+      wire.counted(bytesRead, bytesWritten)
+      wire.isClosed = true
+    }
+    this.finish(Exit.void)
   }
 
   crashed(cause: Error): void {
@@ -301,17 +320,18 @@ class RemoteJob implements Job {
     this.leave?.()
     clearTimeout(this.timer)
     this.hearing?.()
-    for (const helper of this.helpers) helper.interruptUnsafe()
+    if (this.helpers !== undefined) { for (const helper of this.helpers) helper.interruptUnsafe() }
     const { timeout } = this.assignment
     this.worker?.receiver.requestEnded(this.id, exit)
     const { worker } = this
+    if (worker === undefined) this.assignment.pool.numbers.giveBack(this.id)
     // Before the end is known: whoever comes next because of it finds the worker idle.
     if (worker !== undefined) {
       if (this.wire === undefined || this.wire.isReleased) worker.forget(this)
       worker.done()
     }
     this.onEnd(this.timedOut ? this.failWith(new WorkerTimeout({ timeout: timeout! })) : exit)
-    this.end.openUnsafe()
+    this.end?.openUnsafe()
   }
 
   /** The last deadline of a drain. */
@@ -347,6 +367,7 @@ class RemoteJob implements Job {
     }
     worker.post({ _tag: "Interrupt", id: this.id })
     this.hearing = this.assignment.pool.expectHearing(worker, `\`${this.assignment.handler.name}\``)
+    this.end = Latch.makeUnsafe(false)
     return this.end.await
   }
 }

@@ -1,11 +1,9 @@
 /** The wire of a connection whose socket is in a worker: what is done to it here is done there. */
 import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
-import type { ToWorker } from "./workerProtocol.ts"
+import { decodeLocal, decodePeer, type EncodedEnds, type ToWorker } from "./workerProtocol.ts"
 
 export class RemoteWire implements Wire {
-  readonly peer: SocketAddress
-  readonly local: SocketAddress
   readonly unsent = 0
   bytesRead = 0
   bytesWritten = 0
@@ -17,13 +15,23 @@ export class RemoteWire implements Wire {
   isClosed = false
 
   private readonly onRelease: () => void
+  private readonly ends: EncodedEnds
 
-  constructor(id: number, { local, peer }: Wire, post: (message: ToWorker) => void, onRelease: () => void) {
+  constructor(id: number, ends: EncodedEnds, post: (message: ToWorker) => void, onRelease: () => void) {
     this.id = id
-    this.peer = peer
-    this.local = local
+    this.ends = ends
     this.post = post
     this.onRelease = onRelease
+  }
+
+  private _peer: SocketAddress | undefined
+  get peer(): SocketAddress {
+    return this._peer ??= decodePeer(this.ends)
+  }
+
+  private _local: SocketAddress | undefined
+  get local(): SocketAddress {
+    return this._local ??= decodeLocal(this.ends)
   }
 
   start(receiver: Receiver): void {

@@ -27,6 +27,15 @@ export interface Addresses {
   readonly localOf: (socket: Net.Socket) => SocketAddress
 }
 
+const ignore = () => {}
+
+/**
+ * Who receives from a socket that was closed or given away. Node holds such a socket for a while, long enough for V8 to take it
+ * for old, and what an old object refers to is kept by young collections. So it no longer refers to the connection. (Bench
+ * "workers: churn": without this, most of the garbage of each connection lives until a full collection, and CPU is up a third.)
+ */
+const nobody: Receiver = { onData: ignore, onEnd: ignore, onError: ignore, onDrain: ignore, onClose: ignore }
+
 export class NodeWire implements Wire {
   private readonly socket: WiredSocket
   private receiver!: Receiver
@@ -99,7 +108,8 @@ export class NodeWire implements Wire {
       .off("error", onError)
       .off("drain", onDrain)
       .off("close", onClose)
-      .on("error", () => {})
+      .on("error", ignore)
+    this.receiver = nobody
     return true
   }
 
@@ -166,7 +176,9 @@ export class NodeWire implements Wire {
 
   closed(): void {
     clearTimeout(this.timer)
-    this.receiver.onClose()
+    const { receiver } = this
+    this.receiver = nobody
+    receiver.onClose()
   }
 
   received(chunk: Uint8Array, loan?: Loan): boolean {

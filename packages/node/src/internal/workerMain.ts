@@ -18,15 +18,18 @@ import * as Scope from "effect/Scope"
 import { Socket } from "node:net"
 import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
+import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
 import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
 import {
+  type Counts,
   decodeFailure,
+  decodeLocal,
+  decodePeer,
   encodeFailure,
   type FromWorker,
-  type Released,
   type Subject,
   type ToWorker
 } from "./workerProtocol.ts"
@@ -45,21 +48,22 @@ interface Loaded {
   readonly context: Context.Context<never>
 }
 const handlers = new Map<number, Loaded>()
-const jobs = new Map<number, Job>()
+const jobs = new JobTable<Job>()
 /** Of the services of all handlers. */
 const services = Scope.makeUnsafe()
 
 /** One request, from `Run` to `Result`, and what is left of its connection after that. */
 class Job {
   readonly id: number
-  private readonly draining = Latch.makeUnsafe(false)
+  /** Of a datagram; a connection has its own. */
+  private draining: Latch.Latch | undefined
   private fiber: Fiber.Fiber<unknown, unknown> | undefined
   private hosted: HostedConnection | undefined
   private port: PortWire | undefined
   /** Is the server to know when the peer is gone? */
   private watch = false
   private ended = false
-  private readonly calls = new Map<number, (exit: Exit.Exit<void, any>) => void>()
+  private calls: Map<number, (exit: Exit.Exit<void, any>) => void> | undefined
   private lastCall = 0
 
   constructor(id: number) {
@@ -99,19 +103,19 @@ class Job {
   }
 
   private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
-    const { allowHalfOpen, transfer } = subject
+    const { allowHalfOpen, ends, transfer } = subject
     if (transfer === "socket" && socket !== undefined) {
       // What is passed to a process forgets this.
       socket.allowHalfOpen = allowHalfOpen
       return new NodeWire(socket, {
-        peerOf: () => decodeValue(subject.peer),
-        localOf: () => decodeValue(subject.local)
+        peerOf: () => decodePeer(ends),
+        localOf: () => decodeLocal(ends)
       })
     }
     const port = this.port = new PortWire({
       id: this.id,
-      peer: decodeValue(subject.peer),
-      local: decodeValue(subject.local),
+      peer: decodePeer(ends),
+      local: decodeLocal(ends),
       post
     })
     // Its client was gone before it came here.
@@ -126,7 +130,7 @@ class Job {
   private ask<E = never>(message: (call: number) => FromWorker): Effect.Effect<void, E> {
     return Effect.callback((resume) => {
       const call = ++this.lastCall
-      this.calls.set(call, resume as (exit: Exit.Exit<void, any>) => void)
+      ;(this.calls ??= new Map()).set(call, resume as (exit: Exit.Exit<void, any>) => void)
       post(message(call))
     })
   }
@@ -148,7 +152,7 @@ class Job {
       truncated,
       reply: (payload) => send(undefined, payload),
       send,
-      draining: this.draining.await,
+      draining: (this.draining = Latch.makeUnsafe(false)).await,
       annotate: this.annotate
     }
   }
@@ -161,7 +165,7 @@ class Job {
         post({ _tag: "Interrupting", id: this.id })
         return this.fiber?.interruptUnsafe()
       case "Drain":
-        this.draining.openUnsafe()
+        this.draining?.openUnsafe()
         // As in a server: what lies in the system's buffers already is a request that the connection is not idle with.
         setImmediate(() => setImmediate(() => this.hosted?.drain()))
         return
@@ -184,8 +188,8 @@ class Job {
       case "Destroy":
         return this.hosted?.destroy(message.reset)
       case "Done": {
-        const resume = this.calls.get(message.call)
-        this.calls.delete(message.call)
+        const resume = this.calls?.get(message.call)
+        this.calls?.delete(message.call)
         return resume?.(decodeExit(message.exit) as Exit.Exit<void, any>)
       }
     }
@@ -208,15 +212,19 @@ class Job {
     // What the handler has written comes before its end.
     hosted?.flush()
     reporter.flush()
-    post({
-      _tag: "Result",
-      id: this.id,
-      exit: isPlain ? undefined : encodeExit(exit, error),
-      own,
-      state: hosted && stateOf(hosted),
-      bytesRead: hosted?.wire.bytesRead ?? 0,
-      bytesWritten: hosted?.wire.bytesWritten ?? 0
-    })
+    const state = hosted && stateOf(hosted)
+    const bytesRead = hosted?.wire.bytesRead ?? 0
+    const bytesWritten = hosted?.wire.bytesWritten ?? 0
+    if (isPlain && state === undefined) tellEnded([this.id, bytesRead, bytesWritten])
+    else {post({
+        _tag: "Result",
+        id: this.id,
+        exit: encodeExit(isPlain ? Exit.void : exit, error),
+        own,
+        state,
+        bytesRead,
+        bytesWritten
+      })}
     if (isPlain && this.port === undefined) hosted.close()
     // The connection of a socket that is here goes on until the server closes it.
     if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
@@ -237,7 +245,7 @@ class Job {
     if (this.port !== undefined) return
     const { bytesRead, bytesWritten } = this.hosted!.wire
     if (released.length === 0) setImmediate(tellReleased)
-    released.push({ id: this.id, bytesRead, bytesWritten })
+    released.push(this.id, bytesRead, bytesWritten)
     if (this.ended) jobs.delete(this.id)
   }
 }
@@ -252,10 +260,14 @@ const stateOf = (hosted: HostedConnection) => {
 
 const none: ReadonlyArray<number> = []
 
-/** Nobody waits for these: those of one turn leave in one message. */
-let released: Array<Released> = []
+/** Nobody waits for these: those of one turn leave in one message, with the first end of a handler if there is one. */
+let released: Array<number> = []
 const tellReleased = () => {
-  post({ _tag: "Released", connections: released })
+  if (released.length > 0) tellEnded([])
+}
+
+const tellEnded = (connections: Counts) => {
+  post({ _tag: "Ended", connections, released })
   released = []
 }
 
@@ -310,7 +322,7 @@ const receive = (message: ToWorker, handle?: unknown): void => {
       return
     case "Run": {
       const job = new Job(message.id)
-      jobs.set(message.id, job)
+      jobs.add(job)
       const socket = message.socket ?? handle
       return job.run(message, socket instanceof Socket ? socket : undefined)
     }

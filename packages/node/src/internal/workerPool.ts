@@ -12,6 +12,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { decodeExit } from "./exits.ts"
+import { JobNumbers, JobTable } from "./jobTable.ts"
 import { makeReceiver, type Receiver, type ReporterOptions } from "./telemetry.ts"
 import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
 import type { FromWorker, LoadOutcome, ToWorker } from "./workerProtocol.ts"
@@ -39,7 +40,9 @@ export interface Job {
   readonly id: number
   /** What it runs with, for its logs, metrics and spans. */
   readonly context: Context.Context<never>
-  readonly receive: (message: Exclude<FromWorker, { readonly _tag: "Released" }>) => void
+  readonly receive: (message: FromWorker) => void
+  /** The handler of a connection has ended with nothing to say. */
+  readonly handlerEnded: (bytesRead: number, bytesWritten: number) => void
   /** Nothing is left of the connection whose socket the worker had. */
   readonly released: (bytesRead: number, bytesWritten: number) => void
   /** The worker is gone. */
@@ -55,7 +58,7 @@ interface HandlerName {
 export class PooledWorker {
   readonly number: number
   readonly pool: Pool
-  readonly jobs = new Map<number, Job>()
+  readonly jobs = new JobTable<Job>()
   /** How many of them are not done yet; the others' connections are being closed. */
   load = 0
   private served = 0
@@ -111,11 +114,16 @@ export class PooledWorker {
       }
       case "Report":
         return this.receiver.receive(message.report)
-      case "Released":
-        for (const { bytesRead, bytesWritten, id } of message.connections) {
-          this.jobs.get(id)?.released(bytesRead, bytesWritten)
+      case "Ended": {
+        const { connections, released } = message
+        for (let i = 0; i < connections.length; i += 3) {
+          this.jobs.get(connections[i]!)?.handlerEnded(connections[i + 1]!, connections[i + 2]!)
+        }
+        for (let i = 0; i < released.length; i += 3) {
+          this.jobs.get(released[i]!)?.released(released[i + 1]!, released[i + 2]!)
         }
         return
+      }
       default:
         this.jobs.get(message.id)?.receive(message)
     }
@@ -151,7 +159,7 @@ export class PooledWorker {
   // ---- work
 
   begin(job: Job): void {
-    this.jobs.set(job.id, job)
+    this.jobs.add(job)
     this.load++
     if (++this.served >= this.pool.options.recycleAfter) this.state = "retiring"
   }
@@ -164,7 +172,9 @@ export class PooledWorker {
 
   /** Nothing of the job is left. */
   forget(job: Job): void {
-    if (this.jobs.delete(job.id)) this.pool.onRoom(this)
+    if (!this.jobs.delete(job.id)) return
+    this.pool.numbers.giveBack(job.id)
+    this.pool.onRoom(this)
   }
 
   post(message: ToWorker): void {
@@ -197,8 +207,10 @@ export class PooledWorker {
     this.state = "ended"
     // First, so that it has been counted when its requests end.
     this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
-    for (const job of this.jobs.values()) job.crashed(this.ending?.cause ?? cause)
-    this.jobs.clear()
+    for (const job of this.jobs.clear()) {
+      job.crashed(this.ending?.cause ?? cause)
+      this.pool.numbers.giveBack(job.id)
+    }
     this.receiver.requestEnded(undefined, Exit.die(cause))
   }
 }
@@ -240,7 +252,7 @@ export class Pool {
   private readonly workers = new Set<PooledWorker>()
   private readonly waiting = new Set<Waiter>()
   private lastWorker = 0
-  private lastJob = 0
+  readonly numbers = new JobNumbers()
   private closed = false
   private onClosed: (() => void) | undefined
   private counts = { started: 0, crashed: 0, recycled: 0, killed: 0 }
@@ -256,12 +268,8 @@ export class Pool {
   }
 
   /** Takes what a worker reports of its jobs, and of itself. */
-  makeReceiver(jobs: ReadonlyMap<number, Job>): Receiver {
+  makeReceiver(jobs: JobTable<Job>): Receiver {
     return makeReceiver((id) => (id === undefined ? undefined : jobs.get(id)?.context) ?? this.context)
-  }
-
-  nextJob(): number {
-    return ++this.lastJob
   }
 
   private publish(event: WorkerEvent): void {

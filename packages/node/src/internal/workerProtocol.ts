@@ -1,9 +1,12 @@
 /**
  * What a pool and its workers say to each other. All of it is plain data that can be cloned; a request is known by its `id`
- * from `Run` to `Result`, and a connection from then to `Released`.
+ * from `Run` to `Result` or `Ended`, and a connection from then to its release.
  */
 import type { WireFailure } from "@socketserver/core/StreamTransport"
 import type { ConnectionState } from "@socketserver/core/WorkerDispatch"
+import type * as NetAddress from "effect/net/NetAddress"
+import type * as Net from "node:net"
+import { inetAddress } from "./address.ts"
 import type { EncodedExit } from "./exits.ts"
 import type { EncodedSpan, Report, ReporterOptions } from "./telemetry.ts"
 import { decodeValue, type EncodedValue, encodeValue } from "./values.ts"
@@ -17,8 +20,7 @@ export const outputWindow = 65_536
 export type Subject =
   | {
     readonly _tag: "Connection"
-    readonly peer: EncodedValue
-    readonly local: EncodedValue
+    readonly ends: EncodedEnds
     /** Does the socket come along, or only its bytes? */
     readonly transfer: "socket" | "bytes"
     readonly allowHalfOpen: boolean
@@ -67,12 +69,32 @@ export type ToWorker =
   /** No more requests come: release the services, and end. */
   | { readonly _tag: "Stop" }
 
-/** A connection of which nothing is left. */
-export interface Released {
-  readonly id: number
-  readonly bytesRead: number
-  readonly bytesWritten: number
+/**
+ * Connections, three numbers each: the job's, and how many bytes were read and written. A structured clone costs for each object
+ * and each of its properties (bench "workers: churn": two messages for each connection).
+ */
+export type Counts = ReadonlyArray<number>
+
+/** What of a socket's addresses Node knows, or the addresses: what nobody asks for is never made an address. */
+export type EncodedEnds =
+  | readonly [peerHost: string, peerPort: number, localHost: string, localPort: number]
+  | readonly [peer: EncodedValue, local: EncodedValue]
+
+type Ends = { readonly peer: NetAddress.SocketAddress; readonly local: NetAddress.SocketAddress }
+
+export const encodeEnds = (connection: Ends, socket?: Net.Socket): EncodedEnds => {
+  const { localAddress, localPort, remoteAddress, remotePort } = socket ?? {}
+  return remoteAddress === undefined || remotePort === undefined || localAddress === undefined ||
+      localPort === undefined
+    ? [encodeValue(connection.peer), encodeValue(connection.local)]
+    : [remoteAddress, remotePort, localAddress, localPort]
 }
+
+export const decodePeer = (ends: EncodedEnds): NetAddress.SocketAddress =>
+  ends.length === 4 ? inetAddress(ends[0], ends[1]) : decodeValue(ends[0])
+
+export const decodeLocal = (ends: EncodedEnds): NetAddress.SocketAddress =>
+  ends.length === 4 ? inetAddress(ends[2], ends[3]) : decodeValue(ends[1])
 
 export type FromWorker =
   | { readonly _tag: "Started" }
@@ -80,11 +102,7 @@ export type FromWorker =
   | {
     readonly _tag: "Result"
     readonly id: number
-    /**
-     * Without one, a connection's handler has ended with nothing to say: it succeeded, or found the end of its input. Then the
-     * connection is closed already, if the worker has its socket.
-     */
-    readonly exit: EncodedExit | undefined
+    readonly exit: EncodedExit
     /** Which of the cause's reasons are failures of this very connection. */
     readonly own: ReadonlyArray<number>
     /** Of a connection to which something has happened. */
@@ -112,7 +130,11 @@ export type FromWorker =
   // From a connection whose socket the worker has.
   | { readonly _tag: "SocketEnd"; readonly id: number }
   | { readonly _tag: "SocketLost"; readonly id: number; readonly failure: WireFailure }
-  | { readonly _tag: "Released"; readonly connections: ReadonlyArray<Released> }
+  /**
+   * The handlers of these have ended with nothing to say: they succeeded, or found the end of their input. The connection is
+   * closed already. And of those that were released nothing is left.
+   */
+  | { readonly _tag: "Ended"; readonly connections: Counts; readonly released: Counts }
   /** A packet to send; to the sender of the request's, unless `to` says another. */
   | {
     readonly _tag: "Send"
