@@ -8,7 +8,7 @@ const places = 2 ** 20
 /** Numbers repeat after so many jobs, when nobody remembers the first. */
 const rounds = 2 ** 32
 
-/** Numbers for jobs: those that are in use are small where it matters, in the place that they stand for. */
+/** Numbers for jobs. Places are used again, so that arrays stay as short as there are jobs at a time. */
 export class JobNumbers {
   private readonly free: Array<number> = []
   private used = 0

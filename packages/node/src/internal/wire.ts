@@ -32,7 +32,8 @@ const ignore = () => {}
 /**
  * Who receives from a socket that was closed or given away. Node holds such a socket for a while, long enough for V8 to take it
  * for old, and what an old object refers to is kept by young collections. So it no longer refers to the connection. (Bench
- * "workers: churn": without this, most of the garbage of each connection lives until a full collection, and CPU is up a third.)
+ * "workers: churn": in the server's thread some 7 KiB of each connection survived young collections, 2 with this and
+ * `jobTable.ts`; with this alone 5.)
  */
 const nobody: Receiver = { onData: ignore, onEnd: ignore, onError: ignore, onDrain: ignore, onClose: ignore }
 
