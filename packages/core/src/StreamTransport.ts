@@ -12,6 +12,7 @@ import type * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Scope from "effect/Scope"
 import type { Step } from "./Admission.ts"
+import type { TlsInfo } from "./Connection.ts"
 import type { ListenError } from "./ListenError.ts"
 
 /**
@@ -95,6 +96,13 @@ export interface Wire {
   readonly bytesWritten: number
   /** How many bytes of output the system has not taken yet: the transport still needs the arrays that they were written from. */
   readonly unsent: number
+  /** What TLS has negotiated, on a wire that has it. */
+  readonly tls?: TlsInfo | undefined
+  /**
+   * How to go on with TLS in the middle of a connection, where that is possible. Its `run` is given this wire, which it detaches
+   * from its receiver: what this wire had read, and not delivered, is discarded. Then it goes as for every handshake.
+   */
+  readonly startTls?: Handshake | undefined
   readonly start: (receiver: Receiver) => void
   readonly resume: () => void
   readonly pause: () => void
