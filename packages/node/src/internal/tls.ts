@@ -51,7 +51,9 @@ export const shakeHands = (server: Tls.Server, wire: Wire): Effect.Effect<NodeWi
       wire.destroy(false)
       return resume(Effect.fail(new Error("the client was gone before TLS began")))
     }
-    const { bytesRead, bytesWritten } = below
+    const { allowHalfOpen, bytesRead, bytesWritten } = below
+    // Who finishes before the handshake has.
+    below.allowHalfOpen = false
     /**
      * What TLS does when the socket below it has closed: it destroys itself, and what is below. To destroy that socket first can
      * crash Node (see `resetBelow` in `wire.ts`), and `node:tls` tells of its own one only when the handshake is over.
@@ -65,6 +67,7 @@ export const shakeHands = (server: Tls.Server, wire: Wire): Effect.Effect<NodeWi
     const pending: Pending = {
       succeed: (socket) => {
         end()
+        socket.allowHalfOpen = allowHalfOpen
         resume(Effect.succeed(
           new NodeWire(socket, { peerOf: () => wire.peer, localOf: () => wire.local }, {
             below,

@@ -101,6 +101,8 @@ export class NodeWire implements Wire {
       .on("error", onError)
       .on("drain", onDrain)
       .on("close", onClose)
+    // It came with the last of the handshake.
+    if (this.socket.readableEnded) this.peerEnded = true
   }
 
   resume(): void {
@@ -111,6 +113,7 @@ export class NodeWire implements Wire {
       if (this.encryption !== undefined || !readInto(this.socket)) this.socket.on("data", onData)
     }
     this.socket.resume()
+    if (this.peerEnded && !this.endReported) queueMicrotask(() => this.reportEnd())
   }
 
   /**
@@ -207,6 +210,14 @@ export class NodeWire implements Wire {
     this.peerEnded = true
     // Node would do so only after its listeners, and after what they write.
     if (!this.socket.allowHalfOpen) this.end()
+    // TLS reads before anybody has asked.
+    if (!this.fresh) this.reportEnd()
+  }
+
+  private endReported = false
+  private reportEnd(): void {
+    if (this.endReported || this.lost) return
+    this.endReported = true
     this.receiver!.onEnd()
   }
 
