@@ -60,6 +60,22 @@ export interface Handshake {
 }
 
 /**
+ * How a wire goes on with TLS: see `Connection.upgradeTls`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StartTls {
+  /** How long it may take; then the connection ends with `HandshakeFailed`. */
+  readonly timeout: Duration.Duration
+  /**
+   * Detaches the wire from its receiver, discards what it had read, writes `goAhead` in clear, and goes on as a
+   * {@link Handshake} does.
+   */
+  readonly run: (goAhead: Uint8Array | string) => Effect.Effect<Wire, unknown>
+}
+
+/**
  * A bound, accepting socket.
  *
  * @category models
@@ -99,10 +115,9 @@ export interface Wire {
   /** What TLS has negotiated, on a wire that has it. */
   readonly tls?: TlsInfo | undefined
   /**
-   * How to go on with TLS in the middle of a connection, where that is possible. Its `run` is given this wire, which it detaches
-   * from its receiver: what this wire had read, and not delivered, is discarded. Then it goes as for every handshake.
+   * How to go on with TLS in the middle of a connection, where that is possible.
    */
-  readonly startTls?: Handshake | undefined
+  readonly startTls?: StartTls | undefined
   readonly start: (receiver: Receiver) => void
   readonly resume: () => void
   readonly pause: () => void

@@ -1,8 +1,8 @@
 /** TLS with clients that nobody here wrote: `openssl s_client`, `curl` and `node:tls`; reload, STARTTLS, and hostile clients. */
 import { assert, describe, it } from "@effect/vitest"
 import { type Connection, MemoryTransport, Server, type StreamTransport } from "@socketserver/core"
-import { NodeTransport } from "@socketserver/node"
-import { Cause, Effect, Layer, Logger, Metric, Queue, Redacted, References, Stream } from "effect"
+import { NodeDispatch, NodeTransport } from "@socketserver/node"
+import { Cause, Context, Effect, Layer, Logger, Metric, Queue, Redacted, References, Stream } from "effect"
 import type { NetAddress } from "effect/net"
 import { spawn, spawnSync } from "node:child_process"
 import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs"
@@ -11,6 +11,7 @@ import { join } from "node:path"
 import * as Tls from "node:tls"
 import { alice, authority, identityOf, localhost, mallory, second } from "./certificates.ts"
 import { connect, connectOptions, directory, eventLoopTurn, portOf, receiveAll, start } from "./utils.ts"
+import { secure } from "./workers/secure.ts"
 
 const local = { host: "127.0.0.1", port: 0 }
 const identity = identityOf(localhost)
@@ -88,6 +89,18 @@ const subjectOf = (address: NetAddress.SocketAddress, servername = "localhost") 
 const gone = (client: Net.Socket) =>
   Effect.callback<void>((resume) => {
     client.once("end", () => resume(Effect.void)).once("close", () => resume(Effect.void)).resume()
+  })
+
+const line = (socket: Net.Socket) =>
+  Effect.callback<string>((resume) => {
+    let text = ""
+    const onData = (chunk: Buffer) => {
+      text += chunk.toString()
+      if (!text.endsWith("\n")) return
+      socket.off("data", onData)
+      resume(Effect.succeed(text.trimEnd()))
+    }
+    socket.on("data", onData)
   })
 
 const closed = (server: Server.Server["Service"]) => Effect.map(server.stats, ({ closed }) => closed)
@@ -448,18 +461,6 @@ describe("upgradeTls", () => {
   const serveSmtp = (commands: Array<string>, options?: Partial<NodeTransport.TlsOptions>) =>
     start(NodeTransport.tcp(local).pipe(NodeTransport.startTls({ ...identity, ...options })), smtp(commands))
 
-  const line = (socket: Net.Socket) =>
-    Effect.callback<string>((resume) => {
-      let text = ""
-      const onData = (chunk: Buffer) => {
-        text += chunk.toString()
-        if (!text.endsWith("\n")) return
-        socket.off("data", onData)
-        resume(Effect.succeed(text.trimEnd()))
-      }
-      socket.on("data", onData)
-    })
-
   it.live("is what `openssl s_client -starttls smtp` expects", () =>
     Effect.gen(function*() {
       const commands: Array<string> = []
@@ -576,4 +577,55 @@ describe("upgradeTls", () => {
       yield* server.awaitIdle
       assert.strictEqual((yield* server.stats).open, 0)
     }))
+})
+
+describe("in a worker", () => {
+  for (const kind of ["thread", "process"] as const) {
+    const startIn = (transport: Layer.Layer<StreamTransport.StreamTransport>) =>
+      transport.pipe(
+        NodeDispatch.workerPerRequest({ kind, maxWorkers: 1, concurrencyPerWorker: 4 }),
+        Server.serveStream(secure),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+
+    it.live(`(${kind}) a handler is told what was negotiated, and its bytes travel`, () =>
+      Effect.gen(function*() {
+        const server = yield* startIn(
+          NodeTransport.tcp(local).pipe(NodeTransport.tls({ ...identity, requestCert: true, ca: authority.cert }))
+        )
+        const client = yield* connectTls(server.address, identityOf(alice))
+        client.write("hello\n")
+        assert.strictEqual(yield* line(client), "hello TLSv1.3 CN=alice")
+        client.write("STARTTLS\n")
+        assert.strictEqual(yield* line(client), "TlsUnavailable")
+        client.end()
+        yield* server.awaitIdle
+        assert.strictEqual((yield* server.info).workers?.transfer, "bytes")
+        assert.deepStrictEqual(yield* closed(server), { Completed: 1 })
+      }))
+
+    it.live(`(${kind}) a handler upgrades, and what came in clear before is discarded`, () =>
+      Effect.gen(function*() {
+        const server = yield* startIn(
+          NodeTransport.tcp(local).pipe(NodeTransport.startTls({ ...identity, handshakeTimeout: "1 second" }))
+        )
+        const client = yield* connect(server.address)
+        client.write("before\n")
+        assert.strictEqual(yield* line(client), "before clear")
+        client.write("STARTTLS\ninjected\nincomplete")
+        assert.strictEqual(yield* line(client), "go ahead")
+        const secureClient = yield* connectTls(server.address, { socket: client })
+        secureClient.write("after\n")
+        assert.strictEqual(yield* line(secureClient), "after TLSv1.3")
+        secureClient.end()
+        const failing = yield* connect(server.address)
+        failing.write("STARTTLS\n")
+        assert.strictEqual(yield* line(failing), "go ahead")
+        failing.write("garbage")
+        yield* gone(failing)
+        yield* server.awaitIdle
+        assert.deepStrictEqual(yield* closed(server), { Completed: 1, HandshakeFailed: 1 })
+      }))
+  }
 })

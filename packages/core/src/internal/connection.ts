@@ -23,7 +23,7 @@ import {
   TlsUnavailable,
   UnexpectedEnd
 } from "../ConnectionError.ts"
-import type { Handshake, Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
+import type { Loan, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
 import type { ConnectionState } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { done, Parking, succeed } from "./parking.ts"
@@ -481,7 +481,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** From the discarding to the handshake nothing is read: what comes after the go-ahead is all TLS's. */
   private shakeHands(
-    { run, timeout }: Handshake,
+    { run, timeout }: StartTls,
     goAhead: Uint8Array | string
   ): Effect.Effect<void, ConnectionError> {
     const { flowing, wire } = this
@@ -489,8 +489,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.flowing = false
     wire.pause()
     this.input.clear()
-    if (goAhead.length > 0) wire.write(goAhead)
-    return Effect.suspend(() => run(wire)).pipe(
+    return Effect.suspend(() => run(goAhead)).pipe(
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () => this.fail(new Timeout({ deadline: "handshakeTimeout" }))
@@ -505,7 +504,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         })
       ),
       Effect.catch((cause) =>
-        cause instanceof ConnectionError ? Effect.fail(cause) : this.fail(new HandshakeFailed({ cause }))
+        cause instanceof ConnectionError ? Effect.fail(this.own(cause)) : this.fail(new HandshakeFailed({ cause }))
       ),
       Effect.asVoid
     )

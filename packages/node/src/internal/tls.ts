@@ -40,8 +40,12 @@ export const handshakeServer = (settings: PlainTls, select: Select | undefined):
       else pending.fail(error)
     })
 
-/** Says TLS on the wire's socket. Where it fails or is interrupted, the socket is destroyed. */
-export const shakeHands = (server: Tls.Server, wire: Wire): Effect.Effect<NodeWire, unknown> =>
+/** Says TLS on the wire's socket, after `goAhead` in clear. Where it fails or is interrupted, the socket is destroyed. */
+export const shakeHands = (
+  server: Tls.Server,
+  wire: Wire,
+  goAhead: Uint8Array | string = ""
+): Effect.Effect<NodeWire, unknown> =>
   Effect.callback((resume) => {
     if (!(wire instanceof NodeWire)) {
       return resume(Effect.die(new Error("TLS needs a socket, and a step before it in the pipe has left none")))
@@ -51,6 +55,7 @@ export const shakeHands = (server: Tls.Server, wire: Wire): Effect.Effect<NodeWi
       wire.destroy(false)
       return resume(Effect.fail(new Error("the client was gone before TLS began")))
     }
+    if (goAhead.length > 0) below.write(goAhead)
     const { allowHalfOpen, bytesRead, bytesWritten } = below
     // Who finishes before the handshake has.
     below.allowHalfOpen = false

@@ -1,6 +1,6 @@
 /** TLS as a step of the pipe: it loads certificates when a server starts to listen, and again when they have changed. */
 import type { ListenError } from "@socketserver/core/ListenError"
-import { type Handshake, StreamTransport } from "@socketserver/core/StreamTransport"
+import { type Handshake, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -56,7 +56,9 @@ export const makeStep =
           timeout: state.handshake.timeout,
           run: (wire) =>
             Effect.sync(() => {
-              if (wire instanceof NodeWire) wire.startTls = state.handshake
+              if (wire instanceof NodeWire) {
+                wire.startTls = { timeout: state.handshake.timeout, run: (goAhead) => state.shake(wire, goAhead) }
+              }
               return wire
             })
         }
@@ -94,17 +96,23 @@ class TlsState<R> {
       handshake: "tls",
       // One that is not a duration is found out when the server starts.
       timeout: Duration.fromInputUnsafe(isDuration(timeout) ? timeout : "10 seconds"),
-      run: (wire) =>
-        Effect.flatMap(Clock.currentTimeMillis, (begun) =>
-          Effect.onExit(
-            Effect.suspend(() => shakeHands(this.server!, wire)),
-            (exit) =>
-              Exit.isFailure(exit)
-                ? Metric.update(failed, 1)
-                : Effect.flatMap(Clock.currentTimeMillis, (now) =>
-                  Effect.andThen(Metric.update(succeeded, 1), Metric.update(duration, now - begun)))
-          ))
+      run: (wire) => this.shake(wire, "")
     }
+  }
+
+  /** Counted and timed. */
+  shake(wire: Wire, goAhead: Uint8Array | string): Effect.Effect<Wire, unknown> {
+    return Effect.flatMap(Clock.currentTimeMillis, (begun) =>
+      Effect.onExit(
+        Effect.suspend(() => shakeHands(this.server!, wire, goAhead)),
+        (exit) =>
+          Exit.isFailure(exit)
+            ? Metric.update(failed, 1)
+            : Effect.flatMap(
+              Clock.currentTimeMillis,
+              (now) => Effect.andThen(Metric.update(succeeded, 1), Metric.update(duration, now - begun))
+            )
+      ))
   }
 
   /** Loads what there is, and watches it until the scope ends. */

@@ -3,7 +3,7 @@
  * their wire on the socket, so that a connection costs no closures.
  */
 import type { TlsInfo } from "@socketserver/core/Connection"
-import type { Handshake, Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { Loan, Receiver, StartTls, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
 import { allocatedOutside } from "./externalMemory.ts"
@@ -53,7 +53,7 @@ export class NodeWire implements Wire {
   private given = false
   private destroyTls: (() => void) | undefined
   private readonly encryption: Encryption | undefined
-  startTls: Handshake | undefined
+  startTls: StartTls | undefined
 
   constructor(socket: Net.Socket, addresses: Addresses, encryption?: Encryption) {
     this.socket = socket as WiredSocket
@@ -122,10 +122,15 @@ export class NodeWire implements Wire {
    */
   handOver(take: (socket: Net.Socket) => boolean): boolean {
     const { socket } = this
-    if (!this.fresh || this.isGone || socket.bytesWritten > 0 || this.encryption !== undefined) return false
+    if (!this.fresh || this.isGone || socket.bytesWritten > 0 || this.isTied) return false
     if (!take(socket)) return false
     this.detach()
     return true
+  }
+
+  /** Only whoever has the certificates can do what is to be done with it. */
+  private get isTied(): boolean {
+    return this.encryption !== undefined || this.startTls !== undefined
   }
 
   private get isGone(): boolean {
