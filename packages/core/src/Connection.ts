@@ -11,7 +11,7 @@ import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import type * as Stream from "effect/Stream"
-import type { ConnectionError } from "./ConnectionError.ts"
+import type { ConnectionError, TlsUnavailable } from "./ConnectionError.ts"
 
 /**
  * The bound of a read that grows until it finds something.
@@ -24,6 +24,46 @@ export interface ReadOptions {
    * The most bytes that the result may have. Default 65,536. One byte more fails the read with `LimitExceeded`.
    */
   readonly maxLength?: number | undefined
+}
+
+/**
+ * The certificate that a client has shown.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface PeerCertificate {
+  /** The certificate itself, DER-encoded (X.509). */
+  readonly der: Uint8Array
+  /** Whom it names, one attribute a line, such as `CN=alice`. */
+  readonly subject: string
+  /** Who has issued it, one attribute a line. */
+  readonly issuer: string
+  /** Its SHA-256 digest, as upper-case hexadecimal bytes with colons between them. */
+  readonly fingerprint256: string
+}
+
+/**
+ * What TLS has negotiated for a connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface TlsInfo {
+  /** The version: `"TLSv1.2"` or `"TLSv1.3"`. */
+  readonly protocol: string
+  /** The cipher suite by its standard name, such as `"TLS_AES_256_GCM_SHA384"`. */
+  readonly cipher: string
+  /** The protocol that ALPN has chosen (RFC 7301); `undefined` where the client or the server offers none. */
+  readonly alpn: string | undefined
+  /** The name that the client has asked for (SNI, RFC 6066, 3). It is the client's word, of a server that exists or not. */
+  readonly serverName: string | undefined
+  /** Was an earlier session resumed, and a full handshake saved? */
+  readonly sessionReused: boolean
+  /** The client's certificate, if the server has asked for one and the client has it. Look at `authorized` too. */
+  readonly peerCertificate: PeerCertificate | undefined
+  /** Has the client shown a certificate that the server's authorities vouch for? */
+  readonly authorized: boolean
 }
 
 /**
@@ -54,6 +94,8 @@ export interface Connection {
   readonly peer: SocketAddress
   /** The address that the client connected to. */
   readonly local: SocketAddress
+  /** What TLS has negotiated; `undefined` while the connection is in clear. */
+  readonly tls: TlsInfo | undefined
 
   /** Waits for input and takes what has arrived, at least one byte. The bytes are the caller's for good. */
   readonly pull: Effect.Effect<Uint8Array, ConnectionError | Cause.Done>
@@ -113,6 +155,25 @@ export interface Connection {
   readonly close: Effect.Effect<void>
   /** Closes at once with a reset (TCP RST where the transport can): unsent output is lost. */
   readonly reset: Effect.Effect<void>
+  /**
+   * Goes on with TLS (STARTTLS), where the transport has been told how: `NodeTransport.startTls`. Elsewhere, and a second time,
+   * it fails with `TlsUnavailable`, and the connection stays as it is. `goAhead` is the answer that tells the client to begin; it
+   * is still sent in clear.
+   *
+   * **Details**
+   *
+   * What the client has sent behind its request, in clear, is discarded and never read: it may be somebody else's who sits in
+   * between (RFC 3207, 6; CVE-2011-0411). So is everything that the handler has learned before (who the client says it is): to
+   * forget that is the handler's part.
+   *
+   * It takes as long as `handshakeTimeout` says at most. Where the handshake fails, the connection is gone: `ConnectionError`
+   * with reason `HandshakeFailed` or `Timeout`. No read may wait meanwhile.
+   *
+   * **Gotchas**
+   *
+   * Do not `write` the go-ahead before: the client's answer to it could then be among what is discarded.
+   */
+  readonly upgradeTls: (goAhead?: Uint8Array | string) => Effect.Effect<void, ConnectionError | TlsUnavailable>
 
   /** Completes when the server begins to drain; never before. For handlers that wait for other things than reads. */
   readonly draining: Effect.Effect<void>

@@ -81,6 +81,20 @@ export class UnexpectedEnd extends Data.TaggedError("UnexpectedEnd")<{
 }
 
 /**
+ * `upgradeTls` did not succeed, and the connection is gone. `cause` is what the platform reported.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class HandshakeFailed extends Data.TaggedError("HandshakeFailed")<{
+  readonly cause: unknown
+}> {
+  override get message(): string {
+    return `the handshake failed: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+  }
+}
+
+/**
  * The connection was lost for a reason of the system's (`ETIMEDOUT`, `EHOSTUNREACH`, …), in `cause`.
  *
  * @category errors
@@ -101,7 +115,7 @@ export class Failed extends Data.TaggedError("Failed")<{
  * @since 0.1.0
  */
 export class ConnectionError extends Data.TaggedError("ConnectionError")<{
-  readonly reason: Reset | Closed | Timeout | LimitExceeded | UnexpectedEnd | Failed
+  readonly reason: Reset | Closed | Timeout | LimitExceeded | UnexpectedEnd | HandshakeFailed | Failed
   /** The connection's `id`. */
   readonly connection: number
   /** The peer's address, for people. */
@@ -109,5 +123,22 @@ export class ConnectionError extends Data.TaggedError("ConnectionError")<{
 }> {
   override get message(): string {
     return `connection ${this.connection} from ${this.peer}: ${this.reason.message}`
+  }
+}
+
+/**
+ * `upgradeTls` on a connection that cannot be upgraded: its transport does not know how, or it has TLS already. The connection
+ * is as it was.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class TlsUnavailable extends Data.TaggedError("TlsUnavailable")<{
+  readonly why: "transport" | "already"
+}> {
+  override get message(): string {
+    return this.why === "transport"
+      ? "the transport cannot upgrade to TLS; over TCP and unix sockets, add `NodeTransport.startTls` to the pipe"
+      : "the connection has TLS already"
   }
 }

@@ -12,6 +12,7 @@ import type * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Scope from "effect/Scope"
 import type { Step } from "./Admission.ts"
+import type { TlsInfo } from "./Connection.ts"
 import type { ListenError } from "./ListenError.ts"
 
 /**
@@ -59,6 +60,22 @@ export interface Handshake {
 }
 
 /**
+ * How a wire goes on with TLS: see `Connection.upgradeTls`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StartTls {
+  /** How long it may take; then the connection ends with `HandshakeFailed`. */
+  readonly timeout: Duration.Duration
+  /**
+   * Detaches the wire from its receiver, discards what it had read, writes `goAhead` in clear, and goes on as a
+   * {@link Handshake} does.
+   */
+  readonly run: (goAhead: Uint8Array | string) => Effect.Effect<Wire, unknown>
+}
+
+/**
  * A bound, accepting socket.
  *
  * @category models
@@ -103,6 +120,12 @@ export interface Wire {
   readonly bytesWritten: number
   /** How many bytes of output the system has not taken yet: the transport still needs the arrays that they were written from. */
   readonly unsent: number
+  /** What TLS has negotiated, on a wire that has it. */
+  readonly tls?: TlsInfo | undefined
+  /**
+   * How to go on with TLS in the middle of a connection, where that is possible.
+   */
+  readonly startTls?: StartTls | undefined
   readonly start: (receiver: Receiver) => void
   readonly resume: () => void
   readonly pause: () => void

@@ -35,7 +35,17 @@ describe("@socketserver/core", () => {
         "logLevel"
       ],
       Connection: [],
-      ConnectionError: ["Closed", "ConnectionError", "Failed", "LimitExceeded", "Reset", "Timeout", "UnexpectedEnd"],
+      ConnectionError: [
+        "Closed",
+        "ConnectionError",
+        "Failed",
+        "HandshakeFailed",
+        "LimitExceeded",
+        "Reset",
+        "Timeout",
+        "TlsUnavailable",
+        "UnexpectedEnd"
+      ],
       Datagram: [],
       DatagramError: ["Closed", "DatagramError", "Failed", "NoReturnAddress", "TooLarge", "Unreachable"],
       DatagramTransport: ["DatagramTransport"],

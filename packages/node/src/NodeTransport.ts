@@ -21,7 +21,11 @@ import { adopt, type Adoptable, systemdSocket } from "./internal/adopt.ts"
 import * as descriptors from "./internal/descriptors.ts"
 import { listen, notAvailable } from "./internal/listen.ts"
 import { checkInteger, defined, invalid } from "./internal/options.ts"
+import type { TlsOptions } from "./internal/tlsOptions.ts"
+import { makeStep, ofSockets } from "./internal/tlsStep.ts"
 import { bind } from "./internal/udp.ts"
+
+export type { TlsFiles, TlsIdentity, TlsOptions, TlsSettings, TlsSource } from "./internal/tlsOptions.ts"
 
 /**
  * What both transports take.
@@ -103,40 +107,43 @@ export interface TcpOptions extends StreamOptions {
  * @since 0.1.0
  */
 export const tcp = (options: TcpOptions): Layer.Layer<StreamTransport> =>
-  Layer.succeed(StreamTransport, {
-    name: "tcp",
-    steps: [descriptors.step],
-    listen: Effect.fnUntraced(function*(onConnection, at) {
-      const { acceptors = 1, host, ipv6Only, noDelay = true } = options
-      const reusePort = acceptors > 1 ? true : options.reusePort
-      yield* checkInteger("acceptors", acceptors, 1, 1_024)
-      yield* checkPlace(options)
-      let bound: NetAddress.SocketAddress
-      const common = yield* commonOptions(options)
-      const keepAlive = yield* keepAliveOptions(options.keepAlive)
-      // A server that resumes must come back where it was, also where the port was chosen by the system.
-      const listenOn = (port: number) =>
-        listen({
-          server: { ...common.server, ...keepAlive, noDelay },
-          listen: { ...common.listen, port, ...defined({ host, ipv6Only, reusePort }) },
-          address: placeOf(host, port),
-          addressOf: (server) => {
-            const { address, port } = server.address() as Net.AddressInfo
-            return bound = inetAddress(address, port)
-          },
-          addresses: {
-            peerOf: (socket) => inetAddress(socket.remoteAddress, socket.remotePort),
-            // A socket that is gone knows no more than its listener.
-            localOf: (socket) =>
-              socket.localAddress === undefined ? bound : inetAddress(socket.localAddress, socket.localPort)
-          }
-        }, onConnection)
-      const listener = yield* listenOn(at !== undefined && NetAddress.isInetAddress(at) ? at.port : options.port)
-      const { port } = listener.address as NetAddress.InetAddress
-      for (let i = 1; i < acceptors; i++) yield* listenOn(port)
-      return listener
+  Layer.succeed(
+    StreamTransport,
+    ofSockets({
+      name: "tcp",
+      steps: [descriptors.step],
+      listen: Effect.fnUntraced(function*(onConnection, at) {
+        const { acceptors = 1, host, ipv6Only, noDelay = true } = options
+        const reusePort = acceptors > 1 ? true : options.reusePort
+        yield* checkInteger("acceptors", acceptors, 1, 1_024)
+        yield* checkPlace(options)
+        let bound: NetAddress.SocketAddress
+        const common = yield* commonOptions(options)
+        const keepAlive = yield* keepAliveOptions(options.keepAlive)
+        // A server that resumes must come back where it was, also where the port was chosen by the system.
+        const listenOn = (port: number) =>
+          listen({
+            server: { ...common.server, ...keepAlive, noDelay },
+            listen: { ...common.listen, port, ...defined({ host, ipv6Only, reusePort }) },
+            address: placeOf(host, port),
+            addressOf: (server) => {
+              const { address, port } = server.address() as Net.AddressInfo
+              return bound = inetAddress(address, port)
+            },
+            addresses: {
+              peerOf: (socket) => inetAddress(socket.remoteAddress, socket.remotePort),
+              // A socket that is gone knows no more than its listener.
+              localOf: (socket) =>
+                socket.localAddress === undefined ? bound : inetAddress(socket.localAddress, socket.localPort)
+            }
+          }, onConnection)
+        const listener = yield* listenOn(at !== undefined && NetAddress.isInetAddress(at) ? at.port : options.port)
+        const { port } = listener.address as NetAddress.InetAddress
+        for (let i = 1; i < acceptors; i++) yield* listenOn(port)
+        return listener
+      })
     })
-  })
+  )
 
 /**
  * Where and how to listen on a unix socket.
@@ -171,35 +178,127 @@ export interface UnixOptions extends StreamOptions {
  * @since 0.1.0
  */
 export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
-  Layer.succeed(StreamTransport, {
-    name: "unix",
-    steps: [descriptors.step],
-    listen: Effect.fnUntraced(function*(onConnection) {
-      const { mode, path, unlinkStale = true } = options
-      const isAbstract = path.startsWith("\0")
-      if (path === "" || Buffer.byteLength(path) > maxPathLength) {
-        return yield* invalid("path", path, `1 to ${maxPathLength} bytes, which is the system's limit for socket paths`)
-      }
-      yield* checkInteger("mode", mode, 0, 0o777)
-      if (isAbstract && mode !== undefined) {
-        return yield* invalid("mode", mode, "no mode with an abstract name: it has no file, and every user may connect")
-      }
-      const common = yield* commonOptions(options)
-      if (!isAbstract) yield* checkPath(path)
-      if (unlinkStale && !isAbstract) yield* removeStale(path)
-      const address = NetAddress.unixPathAddress(path)
-      const listener = yield* listen({
-        server: common.server,
-        listen: { ...common.listen, path },
-        address: `unix://${isAbstract ? `@${path.slice(1)}` : path}`,
-        around: mode === undefined ? undefined : withUmask(0o777 & ~mode),
-        addressOf: () => address,
-        addresses: { peerOf: () => unnamed, localOf: () => address }
-      }, onConnection)
-      if (mode !== undefined) yield* Effect.sync(() => Fs.chmodSync(path, mode))
-      return listener
+  Layer.succeed(
+    StreamTransport,
+    ofSockets({
+      name: "unix",
+      steps: [descriptors.step],
+      listen: Effect.fnUntraced(function*(onConnection) {
+        const { mode, path, unlinkStale = true } = options
+        const isAbstract = path.startsWith("\0")
+        if (path === "" || Buffer.byteLength(path) > maxPathLength) {
+          return yield* invalid(
+            "path",
+            path,
+            `1 to ${maxPathLength} bytes, which is the system's limit for socket paths`
+          )
+        }
+        yield* checkInteger("mode", mode, 0, 0o777)
+        if (isAbstract && mode !== undefined) {
+          return yield* invalid(
+            "mode",
+            mode,
+            "no mode with an abstract name: it has no file, and every user may connect"
+          )
+        }
+        const common = yield* commonOptions(options)
+        if (!isAbstract) yield* checkPath(path)
+        if (unlinkStale && !isAbstract) yield* removeStale(path)
+        const address = NetAddress.unixPathAddress(path)
+        const listener = yield* listen({
+          server: common.server,
+          listen: { ...common.listen, path },
+          address: `unix://${isAbstract ? `@${path.slice(1)}` : path}`,
+          around: mode === undefined ? undefined : withUmask(0o777 & ~mode),
+          addressOf: () => address,
+          addresses: { peerOf: () => unnamed, localOf: () => address }
+        }, onConnection)
+        if (mode !== undefined) yield* Effect.sync(() => Fs.chmodSync(path, mode))
+        return listener
+      })
     })
-  })
+  )
+
+/**
+ * TLS for the connections of {@link tcp} and {@link unix} (RFC 8446, RFC 5246). A step in the pipe: the handshake is made in the
+ * connection's own fiber, before its handler, so that a slow or hostile client delays nobody else; what it has negotiated is
+ * `connection.tls`.
+ *
+ * **Details**
+ *
+ * When the server starts, certificates, keys and options are checked: `ListenError` with reason `InvalidOption` names the one that
+ * is wrong. It does so too over a transport that has no sockets, such as `MemoryTransport`.
+ *
+ * A handshake that fails, or takes longer than `handshakeTimeout` (default 10 seconds), ends its connection with `CloseReason`
+ * `HandshakeFailed`, logged at `Debug`. The metrics `socketserver_tls_handshakes` (by `outcome`) and
+ * `socketserver_tls_handshake_millis` count and time them.
+ *
+ * Files are looked at every 10 seconds (`watch`); new contents, all of which must be right, are for the handshakes that come after.
+ * Connections that are open are not touched. What cannot be used is logged at `Warning`, and the old certificate stays.
+ *
+ * **Gotchas**
+ *
+ * A connection that ends without TLS's own end (`close_notify`) reads as one that has ended: `node:tls` does not tell. Where the
+ * end of input means something, the protocol must have a length or an end of its own.
+ *
+ * **Example** (Lines over TLS)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { Effect } from "effect"
+ *
+ * export const WhoAmI = NodeTransport.tcp({ port: 8443 }).pipe(
+ *   NodeTransport.tls({ certFile: "/etc/tls/cert.pem", keyFile: "/etc/tls/key.pem", minVersion: "TLSv1.3" }),
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveStream((connection) =>
+ *     Effect.forever(Effect.andThen(connection.readLine(), connection.write(`${connection.tls?.cipher}\n`))))
+ * )
+ * ```
+ *
+ * @category steps
+ * @since 0.1.0
+ */
+export const tls = <R = never>(
+  options: TlsOptions<R>
+): <E2, R2>(transport: Layer.Layer<StreamTransport, E2, R2>) => Layer.Layer<StreamTransport, E2, R | R2> =>
+  makeStep(options, "now")
+
+/**
+ * TLS when the handler says so: connections begin in clear, and `connection.upgradeTls` goes on with TLS (STARTTLS of SMTP, IMAP,
+ * LDAP; the `SSLRequest` of PostgreSQL). Options, checks and reload are those of {@link tls}.
+ *
+ * **Example** (The beginning of an SMTP server, RFC 3207)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { Effect } from "effect"
+ *
+ * export const Smtp = NodeTransport.tcp({ port: 2525 }).pipe(
+ *   NodeTransport.startTls({ certFile: "/etc/tls/cert.pem", keyFile: "/etc/tls/key.pem" }),
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveStream((connection) =>
+ *     Effect.gen(function*() {
+ *       yield* connection.write("220 ready\r\n")
+ *       while (true) {
+ *         const command = (yield* connection.readLine()).toUpperCase()
+ *         if (command === "STARTTLS") yield* connection.upgradeTls("220 go ahead\r\n")
+ *         else if (command.startsWith("EHLO")) yield* connection.write("250-here\r\n250 STARTTLS\r\n")
+ *         else yield* connection.write(connection.tls === undefined ? "530 STARTTLS first\r\n" : "250 ok\r\n")
+ *       }
+ *     })
+ *   )
+ * )
+ * ```
+ *
+ * @category steps
+ * @since 0.1.0
+ */
+export const startTls = <R = never>(
+  options: TlsOptions<R>
+): <E2, R2>(transport: Layer.Layer<StreamTransport, E2, R2>) => Layer.Layer<StreamTransport, E2, R | R2> =>
+  makeStep(options, "asked")
 
 /**
  * What the transports take that adopt a socket.

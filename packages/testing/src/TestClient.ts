@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import * as NetAddress from "effect/net/NetAddress"
 import type * as Scope from "effect/Scope"
 import * as Net from "node:net"
+import * as Tls from "node:tls"
 
 /**
  * Why a client could not connect, write or read.
@@ -98,10 +99,36 @@ export interface Client {
  * @since 0.1.0
  */
 export const node = (address: NetAddress.SocketAddress): Effect.Effect<Client, ClientError, Scope.Scope> =>
-  Effect.acquireRelease(
-    Effect.sync(() => new NodeClient(address)),
-    (client) => Effect.sync(() => client.destroy())
-  ).pipe(Effect.tap((client) => client.connected))
+  connected(() => new NodeClient(netSocket(address)))
+
+/**
+ * Connects over TLS, with `node:tls` above the socket of {@link node}. `options` are those of `tls.connect`: `ca`, `servername`,
+ * `cert` and `key`, …
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const tls = (
+  address: NetAddress.SocketAddress,
+  options: Tls.ConnectionOptions
+): Effect.Effect<Client, ClientError, Scope.Scope> =>
+  connected(() => {
+    const below = netSocket(address)
+    return new NodeClient(Tls.connect({ ...options, socket: below }), below)
+  })
+
+const connected = (make: () => NodeClient): Effect.Effect<Client, ClientError, Scope.Scope> =>
+  Effect.acquireRelease(Effect.sync(make), (client) => Effect.sync(() => client.destroy())).pipe(
+    Effect.tap((client) => client.connected)
+  )
+
+const netSocket = (address: NetAddress.SocketAddress): Net.Socket =>
+  Net.connect({
+    allowHalfOpen: true,
+    ...(NetAddress.isInetAddress(address)
+      ? { host: NetAddress.formatIp(address.address), port: address.port }
+      : { path: address.path })
+  })
 
 /**
  * Connects to a server on the memory transport.
@@ -153,27 +180,24 @@ const newline = 10
 
 class NodeClient implements Client {
   private readonly socket: Net.Socket
-  private readonly isTcp: boolean
+  /** The socket of the system: TLS's is above it. */
+  private readonly below: Net.Socket
   private failure: ClientError | undefined
   private waiting: (() => void) | undefined
   /** What was read and not used yet. */
   private parts: Array<Uint8Array> = []
   private length = 0
 
-  constructor(address: NetAddress.SocketAddress) {
-    this.isTcp = NetAddress.isInetAddress(address)
-    this.socket = Net.connect({
-      allowHalfOpen: true,
-      ...(NetAddress.isInetAddress(address)
-        ? { host: NetAddress.formatIp(address.address), port: address.port }
-        : { path: address.path })
-    })
+  constructor(socket: Net.Socket, below: Net.Socket = socket) {
+    this.socket = socket
+    this.below = below
     const wake = () => this.waiting?.()
     this.socket
       // With this listener, and none for data, Node fills its own buffer and then leaves the rest in the system's.
       .on("readable", wake)
       .on("end", wake)
       .on("connect", wake)
+      .on("secureConnect", wake)
       .on("close", wake)
       .on("error", (error: NodeJS.ErrnoException) => {
         this.failure ??= fromNodeError(error)
@@ -208,7 +232,13 @@ class NodeClient implements Client {
   }
 
   get connected(): Effect.Effect<true, ClientError> {
-    return this.until(() => this.socket.connecting || this.failure !== undefined ? undefined : true as const)
+    return this.until(() =>
+      this.socket.connecting || this.isShakingHands || this.failure !== undefined ? undefined : true as const
+    )
+  }
+
+  private get isShakingHands(): boolean {
+    return (this.socket as { readonly secureConnecting?: boolean }).secureConnecting === true
   }
 
   /** The next piece of input; fails with `UnexpectedEnd` at its end. */
@@ -267,8 +297,10 @@ class NodeClient implements Client {
   })
 
   readonly reset = Effect.sync(() => {
-    if (this.isTcp) this.socket.resetAndDestroy()
-    else this.socket.destroy()
+    if (this.below.remoteFamily === undefined) return this.socket.destroy()
+    if (this.below === this.socket) return this.socket.resetAndDestroy() // What `resetAndDestroy` sets, which itself crashes Node when it is called below TLS.
+    ;(this.below as { resetAndClosing?: boolean }).resetAndClosing = true
+    this.socket.destroy()
   })
 
   readonly readExactly: Client["readExactly"] = (length) => this.read(() => this.length >= length ? length : undefined)

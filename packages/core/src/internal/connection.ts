@@ -2,8 +2,9 @@
  * The one implementation of `Connection`, over any transport's `Wire`. One input buffer, at most one waiting read; an Effect
  * is suspended only where there is really nothing to do yet. Errors are built when somebody observes them.
  */
-import type * as Cause from "effect/Cause"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as NetAddress from "effect/net/NetAddress"
@@ -11,8 +12,18 @@ import * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
 import type * as Connection from "../Connection.ts"
-import { Closed, ConnectionError, Failed, LimitExceeded, Reset, Timeout } from "../ConnectionError.ts"
-import type { Loan, Receiver, Wire, WireFailure } from "../StreamTransport.ts"
+import {
+  Closed,
+  ConnectionError,
+  Failed,
+  HandshakeFailed,
+  LimitExceeded,
+  Reset,
+  Timeout,
+  TlsUnavailable,
+  UnexpectedEnd
+} from "../ConnectionError.ts"
+import type { Loan, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
 import type { ConnectionState } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { done, Parking, succeed } from "./parking.ts"
@@ -117,6 +128,10 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   get local(): NetAddress.SocketAddress {
     return this.wire.local
+  }
+
+  get tls(): Connection.TlsInfo | undefined {
+    return this.wire.tls
   }
 
   // ---- what the wire reports
@@ -445,6 +460,60 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   get reset(): Effect.Effect<void> {
     return Effect.sync(() => this.destroyNow(true))
+  }
+
+  get upgradeTls(): Connection.Connection["upgradeTls"] {
+    return (goAhead = "") =>
+      Effect.suspend((): Effect.Effect<void, ConnectionError | TlsUnavailable> => {
+        const failure = this.outputFailure()
+        if (failure !== undefined) return failure
+        const { startTls, tls } = this.wire
+        if (startTls === undefined) {
+          return Effect.fail(new TlsUnavailable({ why: tls === undefined ? "transport" : "already" }))
+        }
+        if (this.isReading) {
+          return Effect.die(new Error(`connection ${this.id}: \`upgradeTls\` while a read waits; end that first`))
+        }
+        if (this.ended) return this.fail(new UnexpectedEnd({ operation: "upgradeTls", received: 0 }))
+        return this.shakeHands(startTls, goAhead)
+      })
+  }
+
+  /** From the discarding to the handshake nothing is read: what comes after the go-ahead is all TLS's. */
+  private shakeHands(
+    { run, timeout }: StartTls,
+    goAhead: Uint8Array | string
+  ): Effect.Effect<void, ConnectionError> {
+    const { flowing, wire } = this
+    this.flush()
+    this.flowing = false
+    wire.pause()
+    this.input.clear()
+    return Effect.suspend(() => run(goAhead)).pipe(
+      Effect.timeoutOrElse({
+        duration: timeout,
+        orElse: () => this.fail(new Timeout({ deadline: "handshakeTimeout" }))
+      }),
+      Effect.onExit((exit) =>
+        Effect.sync(() => {
+          if (Exit.isFailure(exit)) return this.lose(Cause.squash(exit.cause))
+          this.replaceWire(exit.value)
+          if (this.destroyed) return exit.value.destroy(false)
+          if (this.closedHere) return exit.value.close()
+          if (flowing) this.watch()
+        })
+      ),
+      Effect.catch((cause) =>
+        cause instanceof ConnectionError ? Effect.fail(this.own(cause)) : this.fail(new HandshakeFailed({ cause }))
+      ),
+      Effect.asVoid
+    )
+  }
+
+  /** A handshake has ended the connection. */
+  private lose(cause: unknown): void {
+    this.onError({ _tag: "Failed", cause })
+    this.onClose()
   }
 
   /** Orderly close, from here or from the server at the end of the handler. Idempotent. */

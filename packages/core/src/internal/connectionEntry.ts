@@ -132,6 +132,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       error = this.ownErrorOf(exit.cause)
       if (error === undefined) return this.handlerFailed(exit.cause)
     }
+    if (error !== undefined && isHandshake(error)) return CloseReason.HandshakeFailed(error.reason)
     if (wasTimedOut) return CloseReason.IdleTimeout
     if (lost?._tag === "Reset") return CloseReason.PeerReset
     if (error !== undefined) return CloseReason.TransportFailed(error)
@@ -233,3 +234,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     }
   }
 }
+
+const isHandshake = (error: ConnectionError | Socket.SocketError): boolean =>
+  error.reason._tag === "HandshakeFailed" ||
+  (error.reason._tag === "Timeout" && error.reason.deadline === "handshakeTimeout")

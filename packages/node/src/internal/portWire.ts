@@ -2,7 +2,8 @@
  * The wire of a connection in a worker that has not got its socket: bytes come and go as messages. Either side has only so
  * many bytes on their way that the other has not taken.
  */
-import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { TlsInfo } from "@socketserver/core/Connection"
+import type { Receiver, StartTls, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import { type FromWorker, outputWindow } from "./workerProtocol.ts"
 
@@ -11,6 +12,8 @@ interface Settings {
   readonly peer: SocketAddress
   readonly local: SocketAddress
   readonly post: (message: FromWorker) => void
+  readonly tls: TlsInfo | undefined
+  readonly startTls: StartTls | undefined
 }
 
 export class PortWire implements Wire {
@@ -36,6 +39,20 @@ export class PortWire implements Wire {
 
   get local(): SocketAddress {
     return this.settings.local
+  }
+
+  get tls(): TlsInfo | undefined {
+    return this.settings.tls
+  }
+
+  get startTls(): StartTls | undefined {
+    return this.settings.startTls
+  }
+
+  /** Another wire takes over, with TLS: what comes here is discarded. */
+  abandon(): void {
+    this.released = true
+    this.input = []
   }
 
   start(receiver: Receiver): void {
@@ -112,6 +129,7 @@ export class PortWire implements Wire {
   // ---- what the pool says
 
   received(bytes: Uint8Array): void {
+    if (this.released) return
     this.bytesRead += bytes.length
     this.input.push(bytes)
     this.deliver()

@@ -15,7 +15,7 @@ import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
+import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as descriptors from "./descriptors.ts"
 import { decodeExit, encodeExit } from "./exits.ts"
@@ -152,7 +152,9 @@ class RemoteJob implements Job {
           transfer,
           allowHalfOpen,
           watch: watch !== undefined,
-          idleMillis
+          idleMillis,
+          tls: connection.tls,
+          startTls: wire.startTls === undefined ? undefined : Duration.toMillis(wire.startTls.timeout)
         })
         const isMoved = wire instanceof NodeWire && wire.handOver((socket) => {
           const ends = encodeEnds(connection, socket)
@@ -184,8 +186,10 @@ class RemoteJob implements Job {
   }
 
   /** Runs something until the job ends. */
-  private help(effect: Effect.Effect<unknown, unknown>): void {
-    ;(this.helpers ??= []).push(Effect.runForkWith(this.context)(effect))
+  private help(effect: Effect.Effect<unknown, unknown>): Fiber.Fiber<unknown, unknown> {
+    const fiber = Effect.runForkWith(this.context)(effect)
+    ;(this.helpers ??= []).push(fiber)
+    return fiber
   }
 
   // ---- what the worker says
@@ -224,9 +228,12 @@ class RemoteJob implements Job {
     const worker = this.worker!
     switch (message._tag) {
       case "Idle":
-        return this.help(Effect.map(onIdle, () => worker.post({ _tag: "TimeOut", id })))
+        return void this.help(Effect.map(onIdle, () => worker.post({ _tag: "TimeOut", id })))
       case "Resume":
-        return this.help(this.pump(connection))
+        this.pumping = this.help(this.pump(connection))
+        return
+      case "Upgrade":
+        return this.answer(message.call, this.upgrade(connection, message.goAhead))
       case "Taken":
         this.underWay -= message.length
         if (this.underWay < inputWindow) this.hasWindow?.openUnsafe()
@@ -243,6 +250,18 @@ class RemoteJob implements Job {
       case "Closed":
         return Effect.runSync(message.how === "reset" ? connection.reset : connection.close)
     }
+  }
+
+  private pumping: Fiber.Fiber<unknown, unknown> | undefined
+
+  /** The worker counts anew: what is on its way to it is discarded there. */
+  private upgrade(connection: Connection, goAhead: Uint8Array | string): Effect.Effect<unknown, unknown> {
+    const pumping = this.pumping ?? Effect.runFork(Effect.void)
+    return Effect.flatMap(Fiber.interrupt(pumping), () => {
+      this.underWay = 0
+      this.hasWindow?.openUnsafe()
+      return Effect.map(connection.upgradeTls(goAhead), () => connection.tls)
+    })
   }
 
   /** Brings the input to the worker. It is never idle: the worker knows whether the handler is. */
@@ -272,7 +291,7 @@ class RemoteJob implements Job {
   }
 
   /** Does what the worker has asked for, and tells it what became of that. */
-  private answer(call: number, effect: Effect.Effect<void, unknown>): void {
+  private answer(call: number, effect: Effect.Effect<unknown, unknown>): void {
     Effect.runForkWith(this.context)(Effect.map(
       Effect.exit(effect),
       (exit) => this.worker!.post({ _tag: "Done", id: this.id, call, exit: encodeExit(exit) })

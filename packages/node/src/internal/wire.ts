@@ -2,7 +2,8 @@
  * A `net.Socket` as a wire. The socket flows only while the connection wants input; listeners are shared functions that find
  * their wire on the socket, so that a connection costs no closures.
  */
-import type { Loan, Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
+import type { TlsInfo } from "@socketserver/core/Connection"
+import type { Loan, Receiver, StartTls, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
 import { allocatedOutside } from "./externalMemory.ts"
@@ -37,9 +38,19 @@ const ignore = () => {}
  */
 const nobody: Receiver = { onData: ignore, onEnd: ignore, onError: ignore, onDrain: ignore, onClose: ignore }
 
+/** What a wire over TLS knows of what is under it. */
+export interface Encryption {
+  /** The socket that TLS has taken over. */
+  readonly below: Net.Socket
+  readonly info: TlsInfo
+  /** What went through the connection in clear, before. */
+  readonly bytesRead: number
+  readonly bytesWritten: number
+}
+
 export class NodeWire implements Wire {
   private readonly socket: WiredSocket
-  private receiver!: Receiver
+  private receiver: Receiver | undefined
   /** Nothing was read yet. */
   private fresh = true
   private delivering = false
@@ -48,9 +59,15 @@ export class NodeWire implements Wire {
   private peerEnded = false
   private closing = false
   private timer: NodeJS.Timeout | undefined
+  /** Has somebody else the socket? */
+  private given = false
+  private destroyTls: (() => void) | undefined
+  private readonly encryption: Encryption | undefined
+  startTls: StartTls | undefined
 
-  constructor(socket: Net.Socket, addresses: Addresses) {
+  constructor(socket: Net.Socket, addresses: Addresses, encryption?: Encryption) {
     this.socket = socket as WiredSocket
+    this.encryption = encryption
     this.socket[wireOf] = this
     this.addresses = addresses
     // Asked for now, Node remembers it when the socket is gone.
@@ -68,33 +85,45 @@ export class NodeWire implements Wire {
   }
 
   get bytesRead(): number {
-    return this.socket.bytesRead
+    return this.socket.bytesRead + (this.encryption?.bytesRead ?? 0)
   }
 
   get bytesWritten(): number {
-    return this.socket.bytesWritten
+    return this.socket.bytesWritten + (this.encryption?.bytesWritten ?? 0)
   }
 
   get unsent(): number {
     return this.socket.writableLength
   }
 
+  get tls(): TlsInfo | undefined {
+    return this.encryption?.info
+  }
+
   start(receiver: Receiver): void {
+    const isFirst = this.receiver === undefined
     this.receiver = receiver
+    if (!isFirst) return
+    // Lost between a handshake and now, when nobody listened.
+    if (this.socket.closed) return queueMicrotask(() => this.missed())
     this.socket
       .on("end", onEnd)
       .on("error", onError)
       .on("drain", onDrain)
       .on("close", onClose)
+    // It came with the last of the handshake.
+    if (this.socket.readableEnded) this.peerEnded = true
   }
 
   resume(): void {
     this.stopped = false
     if (this.fresh) {
       this.fresh = false
-      if (!readInto(this.socket)) this.socket.on("data", onData)
+      // What TLS has decrypted meanwhile lies in the socket's own buffer.
+      if (this.encryption !== undefined || !readInto(this.socket)) this.socket.on("data", onData)
     }
     this.socket.resume()
+    if (this.peerEnded && !this.endReported) queueMicrotask(() => this.reportEnd())
   }
 
   /**
@@ -103,15 +132,44 @@ export class NodeWire implements Wire {
    */
   handOver(take: (socket: Net.Socket) => boolean): boolean {
     const { socket } = this
-    if (!this.fresh || this.closing || socket.destroyed || socket.bytesWritten > 0 || !take(socket)) return false
-    socket
+    if (!this.fresh || this.isGone || socket.bytesWritten > 0 || this.isTied) return false
+    if (!take(socket)) return false
+    this.detach()
+    return true
+  }
+
+  /** Only whoever has the certificates can do what is to be done with it. */
+  private get isTied(): boolean {
+    return this.encryption !== undefined || this.startTls !== undefined
+  }
+
+  private get isGone(): boolean {
+    return this.given || this.closing || this.socket.destroyed
+  }
+
+  /**
+   * Leaves the socket to TLS, which has everything that is read from now on; what was read before is discarded. `undefined` if
+   * there is no socket any more, or TLS has it already. To destroy this wire is then to call `destroy`.
+   */
+  giveToTls(destroy: () => void): Net.Socket | undefined {
+    const { socket } = this
+    if (this.isGone || this.encryption !== undefined) return undefined
+    this.detach()
+    this.destroyTls = destroy
+    socket.off("data", onData).pause()
+    while (socket.readableLength > 0) socket.read()
+    return socket
+  }
+
+  private detach(): void {
+    this.given = true
+    this.socket
       .off("end", onEnd)
       .off("error", onError)
       .off("drain", onDrain)
       .off("close", onClose)
       .on("error", ignore)
     this.receiver = nobody
-    return true
   }
 
   pause(): void {
@@ -122,22 +180,24 @@ export class NodeWire implements Wire {
 
   write(chunk: Uint8Array | string): boolean {
     const { socket } = this
-    if (socket.destroyed) return true
+    if (socket.destroyed || this.given) return true
     socket.write(chunk)
     // Not what `write` returns: that is `false` for every chunk of the mark's size, also when the system has taken it.
     return socket.writableLength < socket.writableHighWaterMark
   }
 
   end(): void {
-    if (!this.socket.writableEnded) this.socket.end()
+    if (!this.socket.writableEnded && !this.given) this.socket.end()
   }
 
   close(): void {
     const { socket } = this
     if (this.closing || socket.destroyed) return
+    if (this.given) return this.destroy(false)
     this.closing = true
     this.end()
-    if (this.peerEnded && socket.writableLength === 0) return
+    // The end itself is something to write for TLS, that a peer may not take.
+    if (this.peerEnded && socket.writableLength === 0 && this.encryption === undefined) return
     // Now the peer's end of input, or a deadline, ends it.
     socket.resume()
     if (socket.writableLength === 0) return this.destroyIn(lingerTimeout)
@@ -153,9 +213,11 @@ export class NodeWire implements Wire {
   destroy(reset: boolean): void {
     const { socket } = this
     if (socket.destroyed) return
+    if (this.destroyTls !== undefined) return this.destroyTls()
     // Only TCP has resets.
-    if (reset && socket.remoteFamily !== undefined) socket.resetAndDestroy()
-    else socket.destroy()
+    if (!reset || socket.remoteFamily === undefined) socket.destroy()
+    else if (this.encryption === undefined) socket.resetAndDestroy()
+    else resetBelow(socket, this.encryption.below)
   }
 
   // ---- called by the listeners below
@@ -164,27 +226,47 @@ export class NodeWire implements Wire {
     this.peerEnded = true
     // Node would do so only after its listeners, and after what they write.
     if (!this.socket.allowHalfOpen) this.end()
-    this.receiver.onEnd()
+    // TLS reads before anybody has asked.
+    if (!this.fresh) this.reportEnd()
+  }
+
+  private endReported = false
+  private reportEnd(): void {
+    if (this.endReported || this.lost) return
+    this.endReported = true
+    this.receiver!.onEnd()
   }
 
   finished(): void {
     if (!this.peerEnded) this.destroyIn(lingerTimeout)
   }
 
+  private lost = false
   failed(error: NodeJS.ErrnoException): void {
-    this.receiver.onError(toFailure(error))
+    if (this.lost) return
+    this.lost = true
+    this.receiver!.onError(toFailure(error))
+    // Node leaves a socket open on which TLS has failed.
+    this.socket.destroy()
+  }
+
+  private missed(): void {
+    this.receiver!.onError({ _tag: "Reset" })
+    this.closed()
   }
 
   closed(): void {
     clearTimeout(this.timer)
+    // What TLS still had to write fails later.
+    this.lost = true
     const { receiver } = this
     this.receiver = nobody
-    receiver.onClose()
+    receiver!.onClose()
   }
 
   received(chunk: Uint8Array, loan?: Loan): boolean {
     this.delivering = true
-    this.receiver.onData(chunk, loan)
+    this.receiver!.onData(chunk, loan)
     this.delivering = false
     const goOn = !this.stopped
     this.stopped = false
@@ -192,7 +274,7 @@ export class NodeWire implements Wire {
   }
 
   drained(): void {
-    this.receiver.onDrain()
+    this.receiver!.onDrain()
   }
 }
 
@@ -225,6 +307,16 @@ function onClose(this: Net.Socket) {
 
 function onFinish(this: Net.Socket) {
   ;(this as WiredSocket)[wireOf].finished()
+}
+
+/**
+ * Node crashes where the socket below a TLS socket is destroyed before that (22 to 26: SIGSEGV, if the TLS socket is destroyed
+ * too before the other has closed). So it is always TLS that is destroyed, and what it then does below is made a reset, by
+ * the undocumented field that `resetAndDestroy` sets: a Node without it closes instead.
+ */
+const resetBelow = (socket: Net.Socket, below: Net.Socket) => {
+  ;(below as { resetAndClosing?: boolean }).resetAndClosing = true
+  socket.destroy()
 }
 
 const destroy = (socket: Net.Socket) => {

@@ -2,13 +2,15 @@
  * What runs in a worker, thread or process: it loads handlers, runs them on what the pool sends, and tells what became of it.
  * What a handler is given here does what it does in a server, by messages, or, where the socket came along, by itself.
  */
+import type { TlsInfo } from "@socketserver/core/Connection"
 import type { Datagram } from "@socketserver/core/Datagram"
 import type { DatagramError } from "@socketserver/core/DatagramError"
 import { isPortable, type Portable } from "@socketserver/core/Handler"
-import type { Wire } from "@socketserver/core/StreamTransport"
+import type { StartTls, Wire } from "@socketserver/core/StreamTransport"
 import { hostConnection, type HostedConnection } from "@socketserver/core/WorkerDispatch"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
@@ -63,7 +65,7 @@ class Job {
   /** Is the server to know when the peer is gone? */
   private watch = false
   private ended = false
-  private calls: Map<number, (exit: Exit.Exit<void, any>) => void> | undefined
+  private calls: Map<number, (exit: Exit.Exit<any, any>) => void> | undefined
   private lastCall = 0
 
   constructor(id: number) {
@@ -112,11 +114,23 @@ class Job {
         localOf: () => decodeLocal(ends)
       })
     }
+    const settings = { id: this.id, peer: decodePeer(ends), local: decodeLocal(ends), post }
+    const startTls: StartTls = {
+      // The server has its own, which comes first.
+      timeout: Duration.millis((subject.startTls ?? 0) + 60_000),
+      run: (goAhead) =>
+        Effect.suspend(() => {
+          port.abandon()
+          return Effect.map(
+            this.ask<unknown, TlsInfo>((call) => ({ _tag: "Upgrade", id: this.id, call, goAhead })),
+            (tls) => this.port = new PortWire({ ...settings, tls, startTls: undefined })
+          )
+        })
+    }
     const port = this.port = new PortWire({
-      id: this.id,
-      peer: decodePeer(ends),
-      local: decodeLocal(ends),
-      post
+      ...settings,
+      tls: subject.tls,
+      startTls: subject.startTls === undefined ? undefined : startTls
     })
     // Its client was gone before it came here.
     if (transfer === "socket") queueMicrotask(() => port.lost({ _tag: "Reset" }))
@@ -127,10 +141,10 @@ class Job {
     this.ask((call) => ({ _tag: "Annotate", id: this.id, call, key, value: encodeValue(value) }))
 
   /** Posts something whose outcome the pool tells, and waits for that. */
-  private ask<E = never>(message: (call: number) => FromWorker): Effect.Effect<void, E> {
+  private ask<E = never, A = void>(message: (call: number) => FromWorker): Effect.Effect<A, E> {
     return Effect.callback((resume) => {
       const call = ++this.lastCall
-      ;(this.calls ??= new Map()).set(call, resume as (exit: Exit.Exit<void, any>) => void)
+      ;(this.calls ??= new Map()).set(call, resume as (exit: Exit.Exit<any, any>) => void)
       post(message(call))
     })
   }

@@ -2,6 +2,7 @@
  * What a pool and its workers say to each other. All of it is plain data that can be cloned; a request is known by its `id`
  * from `Run` to `Result` or `Ended`, and a connection from then to its release.
  */
+import type { TlsInfo } from "@socketserver/core/Connection"
 import type { WireFailure } from "@socketserver/core/StreamTransport"
 import type { ConnectionState } from "@socketserver/core/WorkerDispatch"
 import type * as NetAddress from "effect/net/NetAddress"
@@ -23,6 +24,10 @@ export type Subject =
     readonly ends: EncodedEnds
     /** Does the socket come along, or only its bytes? */
     readonly transfer: "socket" | "bytes"
+    /** What TLS has negotiated, where the bytes come decrypted. */
+    readonly tls: TlsInfo | undefined
+    /** For how many milliseconds an upgrade to TLS may last, where there can be one. */
+    readonly startTls: number | undefined
     readonly allowHalfOpen: boolean
     readonly watch: boolean
     readonly idleMillis: number | undefined
@@ -126,6 +131,8 @@ export type FromWorker =
   | { readonly _tag: "Taken"; readonly id: number; readonly length: number }
   | { readonly _tag: "Output"; readonly id: number; readonly bytes: Uint8Array | string; readonly length: number }
   | { readonly _tag: "OutputEnd"; readonly id: number }
+  /** The handler wants TLS: what comes until that is told to be done was sent in clear, and is discarded. */
+  | { readonly _tag: "Upgrade"; readonly id: number; readonly call: number; readonly goAhead: Uint8Array | string }
   | { readonly _tag: "Closed"; readonly id: number; readonly how: "close" | "destroy" | "reset" }
   // From a connection whose socket the worker has.
   | { readonly _tag: "SocketEnd"; readonly id: number }
