@@ -333,7 +333,7 @@ describe("systemd's sockets", () => {
         const { hello } = yield* activate(options, sockets, variables)
         assert.match(hello.error, expected)
       }
-    }))
+    }), 60_000)
 
   it.live("a process that was not given any says so", () =>
     Effect.gen(function*() {
@@ -356,7 +356,7 @@ describe("systemd's sockets", () => {
         closeSync(file)
         assert.match(hello.error, expected)
       }
-    }))
+    }), 60_000)
 
   it.live("the variables are read when the server starts, not before", () =>
     Effect.gen(function*() {
