@@ -439,21 +439,24 @@ const adopting = (
   options: AdoptOptions,
   find: () => Effect.Effect<Adoptable, ListenError>
 ): Layer.Layer<StreamTransport> =>
-  Layer.succeed(StreamTransport, {
-    name,
-    steps: [],
-    listen: Effect.fnUntraced(function*(onConnection) {
-      const { backlog = 4_096, noDelay = true, onSuspend = "hold" } = options
-      const common = yield* commonOptions({ ...options, backlog })
-      const keepAlive = yield* keepAliveOptions(options.keepAlive)
-      if (onSuspend !== "hold" && onSuspend !== "release") {
-        return yield* invalid("onSuspend", onSuspend, "\"hold\" or \"release\"")
-      }
-      const adoptable = yield* find()
-      const server = { ...common.server, ...keepAlive, noDelay }
-      return yield* adopt(adoptable, { server, backlog, holds: onSuspend === "hold" }, onConnection)
+  Layer.succeed(
+    StreamTransport,
+    ofSockets({
+      name,
+      steps: [descriptors.step],
+      listen: Effect.fnUntraced(function*(onConnection) {
+        const { backlog = 4_096, noDelay = true, onSuspend = "hold" } = options
+        const common = yield* commonOptions({ ...options, backlog })
+        const keepAlive = yield* keepAliveOptions(options.keepAlive)
+        if (onSuspend !== "hold" && onSuspend !== "release") {
+          return yield* invalid("onSuspend", onSuspend, "\"hold\" or \"release\"")
+        }
+        const adoptable = yield* find()
+        const server = { ...common.server, ...keepAlive, noDelay }
+        return yield* adopt(adoptable, { server, backlog, holds: onSuspend === "hold" }, onConnection)
+      })
     })
-  })
+  )
 
 /**
  * Groups of receivers that a UDP socket joins.
