@@ -466,8 +466,17 @@ describe("upgradeTls", () => {
       const commands: Array<string> = []
       const server = yield* serveSmtp(commands)
       const output = yield* run("openssl", [
-        ...["s_client", "-connect", `127.0.0.1:${portOf(server)}`, "-CAfile", authority.certFile],
-        ...["-starttls", "smtp", "-crlf", "-ign_eof", "-quiet", "-verify_return_error"]
+        "s_client",
+        "-connect",
+        `127.0.0.1:${portOf(server)}`,
+        "-CAfile",
+        authority.certFile,
+        "-starttls",
+        "smtp",
+        "-crlf",
+        "-ign_eof",
+        "-quiet",
+        "-verify_return_error"
       ], "NOOP\nQUIT\n")
       assert.include(output, "221 bye")
       assert.deepStrictEqual(commands.slice(-3), ["clear: STARTTLS", "TLSv1.3: NOOP", "TLSv1.3: QUIT"])

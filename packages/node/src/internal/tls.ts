@@ -3,6 +3,7 @@
  * listens nowhere has the contexts, and decides about clients' certificates.
  */
 import type { TlsInfo } from "@socketserver/core/Connection"
+import { Reset } from "@socketserver/core/ConnectionError"
 import type { Wire } from "@socketserver/core/StreamTransport"
 import * as Effect from "effect/Effect"
 import type * as Net from "node:net"
@@ -53,7 +54,7 @@ export const shakeHands = (
     const below = wire.giveToTls(() => pending.fail(new Error("the connection was closed during the TLS handshake")))
     if (below === undefined) {
       wire.destroy(false)
-      return resume(Effect.fail(new Error("the client was gone before TLS began")))
+      return resume(Effect.fail(new Reset()))
     }
     if (goAhead.length > 0) below.write(goAhead)
     const { allowHalfOpen, bytesRead, bytesWritten } = below

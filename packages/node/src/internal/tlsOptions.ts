@@ -274,8 +274,7 @@ const invalidOption = (option: string, value: unknown, expected: string) =>
 
 const messageOf = (error: unknown) => error instanceof Error ? error.message : String(error)
 
-const unwrap = <A>(value: A | Redacted.Redacted<A>): A =>
-  Redacted.isRedacted(value) ? Redacted.value(value) : value as A
+const unwrap = <A>(value: A | Redacted.Redacted<A>): A => Redacted.isRedacted(value) ? Redacted.value(value) : value
 
 const isPem = (value: unknown): value is string | Uint8Array => typeof value === "string" || value instanceof Uint8Array
 
