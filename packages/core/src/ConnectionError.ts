@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as Data from "effect/Data"
+import { messageOf } from "./internal/causes.ts"
 
 /**
  * The peer reset the connection, or went away while there was something left to send to it.
@@ -90,7 +91,7 @@ export class HandshakeFailed extends Data.TaggedError("HandshakeFailed")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return `the handshake failed: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+    return `the handshake failed: ${messageOf(this.cause)}`
   }
 }
 
@@ -104,7 +105,7 @@ export class Failed extends Data.TaggedError("Failed")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return this.cause instanceof Error ? this.cause.message : String(this.cause)
+    return messageOf(this.cause)
   }
 }
 

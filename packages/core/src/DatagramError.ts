@@ -5,6 +5,7 @@
  */
 import * as Data from "effect/Data"
 import type { SocketAddress } from "effect/net/NetAddress"
+import { messageOf } from "./internal/causes.ts"
 import { formatAddress } from "./internal/connection.ts"
 
 /**
@@ -44,7 +45,7 @@ export class Unreachable extends Data.TaggedError("Unreachable")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return `nobody can be reached there (${this.cause instanceof Error ? this.cause.message : String(this.cause)})`
+    return `nobody can be reached there (${messageOf(this.cause)})`
   }
 }
 
@@ -70,7 +71,7 @@ export class Failed extends Data.TaggedError("Failed")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return this.cause instanceof Error ? this.cause.message : String(this.cause)
+    return messageOf(this.cause)
   }
 }
 

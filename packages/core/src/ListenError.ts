@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as Data from "effect/Data"
+import { messageOf } from "./internal/causes.ts"
 
 /**
  * Another socket is bound to the address (`EADDRINUSE`).
@@ -95,7 +96,7 @@ export class WorkersNotStarted extends Data.TaggedError("WorkersNotStarted")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return `no worker could be started: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+    return `no worker could be started: ${messageOf(this.cause)}`
   }
 }
 
@@ -110,8 +111,7 @@ export class ListenFailed extends Data.TaggedError("ListenFailed")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    const cause = this.cause
-    return `cannot listen on ${this.address}: ${cause instanceof Error ? cause.message : String(cause)}`
+    return `cannot listen on ${this.address}: ${messageOf(this.cause)}`
   }
 }
 

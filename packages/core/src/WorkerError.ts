@@ -5,6 +5,7 @@
  */
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
+import { messageOf } from "./internal/causes.ts"
 import type { HandlerNotFound } from "./ListenError.ts"
 
 /**
@@ -18,7 +19,7 @@ export class WorkerCrashed extends Data.TaggedError("WorkerCrashed")<{
   readonly cause: unknown
 }> {
   override get message(): string {
-    return `the worker crashed: ${this.cause instanceof Error ? this.cause.message : String(this.cause)}`
+    return `the worker crashed: ${messageOf(this.cause)}`
   }
 }
 
