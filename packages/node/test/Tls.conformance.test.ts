@@ -19,8 +19,8 @@ const eager = (transport: Layer.Layer<StreamTransport.StreamTransport>) =>
       steps: [],
       listen: (onConnection: (wire: StreamTransport.Wire) => void, at?: NetAddress.SocketAddress) =>
         inner.listen((wire) => {
-          const [step] = inner.steps as ReadonlyArray<StreamTransport.Handshake>
-          Effect.runFork(Effect.map(step!.run(wire), onConnection))
+          const handshake = inner.steps.find((step) => "handshake" in step)
+          Effect.runFork(Effect.map(handshake!.run(wire), onConnection))
         }, at)
     }))
   ).pipe(Layer.provide(transport))

@@ -399,10 +399,10 @@ describe("a hostile client", () => {
   it.live("that comes a thousand times leaves no socket, timer or request", () =>
     Effect.gen(function*() {
       const descriptors = () => existsSync("/proc/self/fd") ? readdirSync("/proc/self/fd").length : 0
-      const sockets = () => process.getActiveResourcesInfo().filter((kind) => kind === "TCPSocketWrap").length
+      const active = (what: string) => process.getActiveResourcesInfo().filter((kind) => kind === what).length
       const { layer, lines } = yield* noise
       const server = yield* serve(echo, { handshakeTimeout: "50 millis" }).pipe(Effect.provide(layer))
-      const before = [descriptors(), sockets()] as const
+      const before = [descriptors(), active("TCPSocketWrap"), active("Timeout")] as const
       const kinds = Object.values(attacks)
       yield* Effect.forEach(Array.from({ length: 1_000 }, (_, i) => i), (i) =>
         Effect.scoped(Effect.gen(function*() {
@@ -411,7 +411,9 @@ describe("a hostile client", () => {
           yield* gone(client)
         })), { concurrency: 50, discard: true })
       yield* server.awaitIdle
-      yield* until(() => descriptors() <= before[0] && sockets() <= before[1])
+      yield* until(() =>
+        descriptors() <= before[0] && active("TCPSocketWrap") <= before[1] && active("Timeout") <= before[2]
+      )
       assert.deepStrictEqual([yield* closed(server), lines], [{ HandshakeFailed: 1_000 }, []])
     }))
 
