@@ -1,6 +1,6 @@
 /** TLS with clients that nobody here wrote: `openssl s_client`, `curl` and `node:tls`; reload, STARTTLS, and hostile clients. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Connection, MemoryTransport, Server, type StreamTransport } from "@socketserver/core"
+import { type Connection, Dispatch, MemoryTransport, Server, type StreamTransport } from "@socketserver/core"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
 import { Cause, Context, Effect, Layer, Logger, Metric, Queue, Redacted, References, Stream } from "effect"
 import type { NetAddress } from "effect/net"
@@ -639,4 +639,20 @@ describe("in a worker", () => {
         assert.deepStrictEqual(yield* closed(server), { Completed: 1, HandshakeFailed: 1 })
       }))
   }
+})
+
+describe("TLS under serial", () => {
+  it.live("answers three clients in turn", () =>
+    Effect.gen(function*() {
+      const server = yield* NodeTransport.tcp(local).pipe(
+        NodeTransport.tls(identity),
+        Dispatch.serial(),
+        Server.serveStream(echo),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+      for (let i = 0; i < 3; i++) assert.strictEqual(yield* subjectOf(server.address), "localhost")
+      yield* server.awaitIdle
+      assert.deepStrictEqual(yield* closed(server), { Completed: 3 })
+    }))
 })
