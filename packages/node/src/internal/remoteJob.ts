@@ -210,8 +210,11 @@ class RemoteJob implements Job {
           message.call,
           subjectOf(request as RemoteConnection | RemoteDatagram).annotate(message.key, decodeValue(message.value))
         )
-      case "Send":
-        return this.sendPacket(message, (request as RemoteDatagram).datagram)
+      case "Send": {
+        const { call, payload, to } = message
+        const { datagram } = request as RemoteDatagram
+        return this.answer(call, to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload))
+      }
       default:
         return this.onConnection(message, request as RemoteConnection)
     }
@@ -256,8 +259,7 @@ class RemoteJob implements Job {
 
   /** The worker counts anew: what is on its way to it is discarded there. */
   private upgrade(connection: Connection, goAhead: Uint8Array | string): Effect.Effect<unknown, unknown> {
-    const pumping = this.pumping ?? Effect.runFork(Effect.void)
-    return Effect.flatMap(Fiber.interrupt(pumping), () => {
+    return Effect.flatMap(this.pumping === undefined ? Effect.void : Fiber.interrupt(this.pumping), () => {
       this.underWay = 0
       this.hasWindow?.openUnsafe()
       return Effect.map(connection.upgradeTls(goAhead), () => connection.tls)
@@ -284,10 +286,6 @@ class RemoteJob implements Job {
         worker.post(isEnd ? { _tag: "InputEnd", id } : { _tag: "Lost", id, failure: failureIn(cause) })
       })
     ))
-  }
-
-  private sendPacket({ call, payload, to }: Extract<FromWorker, { readonly _tag: "Send" }>, datagram: Datagram): void {
-    this.answer(call, to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload))
   }
 
   /** Does what the worker has asked for, and tells it what became of that. */
@@ -344,8 +342,8 @@ class RemoteJob implements Job {
     this.worker?.receiver.requestEnded(this.id, exit)
     const { worker } = this
     if (worker === undefined) this.assignment.pool.numbers.giveBack(this.id)
-    // Before the end is known: whoever comes next because of it finds the worker idle.
-    if (worker !== undefined) {
+    else {
+      // Before the end is known: whoever comes next because of it finds the worker idle.
       if (this.wire === undefined || this.wire.isReleased) worker.forget(this)
       worker.done()
     }
