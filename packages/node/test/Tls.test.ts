@@ -641,6 +641,16 @@ describe("in a worker", () => {
   }
 })
 
+describe("TLS with interruptOnDisconnect", () => {
+  it.live("leaves the first bytes to the handshake", () =>
+    Effect.gen(function*() {
+      const server = yield* serve(echo, undefined, { interruptOnDisconnect: "reset" })
+      for (let i = 0; i < 5; i++) assert.strictEqual(yield* subjectOf(server.address), "localhost")
+      yield* server.awaitIdle
+      assert.deepStrictEqual(yield* closed(server), { Completed: 5 })
+    }))
+})
+
 describe("TLS under serial", () => {
   it.live("answers three clients in turn", () =>
     Effect.gen(function*() {

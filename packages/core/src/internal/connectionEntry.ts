@@ -165,7 +165,6 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle(idleMillis))
     }
     if (maxAge !== undefined) this.ageTimer = Effect.runForkWith(this.server.context)(this.watchAge(maxAge))
-    if (this.interruptOn !== undefined && this.server.config.workers === undefined) this.subject.watch()
     super.begin()
   }
 
@@ -202,6 +201,14 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   private get interruptOn(): "reset" | "end" | undefined {
     return this.server.config.options.interruptOnDisconnect
+  }
+
+  /** Watched from here on, and not before: what comes first may be a handshake's. */
+  override dispatch(): Effect.Effect<void> {
+    if (this.interruptOn !== undefined && this.server.config.workers === undefined && !this.isDecided) {
+      this.subject.watch()
+    }
+    return super.dispatch()
   }
 
   onGone(how: "end" | "reset"): void {
