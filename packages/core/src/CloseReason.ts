@@ -16,6 +16,9 @@ import type { DatagramError } from "./DatagramError.ts"
  * - `Completed`: the handler returned, or let end of input (`Cause.Done`) end it
  * - `PeerReset`: the peer reset the connection, or was gone as `interruptOnDisconnect` means it
  * - `IdleTimeout`: the handler waited for longer than `idleTimeout` on a silent peer
+ * - `ReadTimeout`: the peer took longer than `readTimeout` for what a read had begun to receive
+ * - `WriteTimeout`: the peer took nothing of the output for `writeTimeout`, during the handler or after it
+ * - `RequestTimeout`: the handler ran for longer than `requestTimeout`
  * - `HandshakeFailed`: TLS or another handshake did not succeed
  * - `Refused`: an admission policy or a full queue turned the client away; `policy` names it
  * - `HandlerFailed`: the handler failed, died, or interrupted itself; `cause` has it
@@ -31,6 +34,9 @@ export type CloseReason =
   | { readonly _tag: "Completed" }
   | { readonly _tag: "PeerReset" }
   | { readonly _tag: "IdleTimeout" }
+  | { readonly _tag: "ReadTimeout" }
+  | { readonly _tag: "WriteTimeout" }
+  | { readonly _tag: "RequestTimeout" }
   | { readonly _tag: "HandshakeFailed"; readonly cause: unknown }
   | { readonly _tag: "Refused"; readonly policy: string }
   | { readonly _tag: "HandlerFailed"; readonly cause: Cause.Cause<unknown> }
@@ -48,6 +54,15 @@ export const PeerReset: CloseReason = { _tag: "PeerReset" }
 
 /** @category constructors @since 0.1.0 */
 export const IdleTimeout: CloseReason = { _tag: "IdleTimeout" }
+
+/** @category constructors @since 0.1.0 */
+export const ReadTimeout: CloseReason = { _tag: "ReadTimeout" }
+
+/** @category constructors @since 0.1.0 */
+export const WriteTimeout: CloseReason = { _tag: "WriteTimeout" }
+
+/** @category constructors @since 0.1.0 */
+export const RequestTimeout: CloseReason = { _tag: "RequestTimeout" }
 
 /** @category constructors @since 0.1.0 */
 export const HandshakeFailed = (cause: unknown): CloseReason => ({ _tag: "HandshakeFailed", cause })

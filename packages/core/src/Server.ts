@@ -77,6 +77,26 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
    */
   readonly idleTimeout?: Duration.Input | undefined
   /**
+   * How long a client may take for what one read asks, once it has begun: from when a part of it is there (half a line, some
+   * bytes of a `readExactly`, some of a `readAll`), and for a read within `connection.busy` from when it waits. Then the read
+   * fails with reason `Timeout`, and the connection closes with `ReadTimeout`. So a client that sends a byte now and then, and
+   * is never idle, has only so long for a line. How long it may take to begin is `idleTimeout`. Default: no limit.
+   */
+  readonly readTimeout?: Duration.Input | undefined
+  /**
+   * How long a client may take nothing of the output while some waits for it: then the write fails with reason `Timeout`, and
+   * the connection ends with a reset and `WriteTimeout`; that goes for the last of the output too, when the handler has ended.
+   * A client that takes some, however slowly, goes on; it is seen to have stopped a quarter of this late at most. Default: 30
+   * seconds. `Duration.infinity` is no limit.
+   */
+  readonly writeTimeout?: Duration.Input | undefined
+  /**
+   * How long a handler may run, with its finalizers, from when it begins. Then it is interrupted, and the connection closes
+   * with `RequestTimeout`; what it has written is still sent. For a connection with many requests that is the time for all of
+   * them. Default: no limit.
+   */
+  readonly requestTimeout?: Duration.Input | undefined
+  /**
    * How old a connection gets. Then it is drained, alone: `connection.draining` completes, and its handler sees end of input
    * when it is idle; one that is busy first ends what it does. So that clients come back by a load balancer, and spread over
    * the servers that there are by then. Default: no limit.
@@ -89,8 +109,8 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
    */
   readonly interruptOnDisconnect?: "reset" | "end" | undefined
   /**
-   * Runs when `idleTimeout` has passed, before the handler's read fails: the moment for a farewell. What it fails with is
-   * logged.
+   * Runs when `idleTimeout` or `readTimeout` has passed, before the handler's read fails: the moment for a farewell. What it
+   * fails with is logged.
    */
   readonly onTimeout?: ((connection: Connection) => Effect.Effect<void, unknown, RTimeout>) | undefined
   /**
@@ -288,7 +308,8 @@ export const as =
  * What its ending means:
  *
  * - success, or failure with `Cause.Done` (end of input that nobody caught): `Completed`
- * - failure with this connection's `ConnectionError`: the peer's doing, `PeerReset`, `IdleTimeout` or `TransportFailed`
+ * - failure with this connection's `ConnectionError`: the peer's doing, `PeerReset`, `IdleTimeout`, `ReadTimeout`,
+ *   `WriteTimeout` or `TransportFailed`
  * - any other failure, a defect, an interruption of its own making: `HandlerFailed`
  *
  * None of them stops the server, or touches another request.
@@ -378,6 +399,10 @@ export const serveStream: {
  * @since 0.1.0
  */
 export interface DatagramOptions<E = unknown, RError = never> extends Pick<ServerOptions, "name" | "shutdown"> {
+  /**
+   * How long a handler may run, with its finalizers. Then it is interrupted, and ends with `RequestTimeout`. Default: no limit.
+   */
+  readonly requestTimeout?: Duration.Input | undefined
   /**
    * Runs when a handler has failed or died: Python's `handle_error`. Also for an admission check or a strategy that fails,
    * as a defect. What it fails with is logged. Default: one log line with the cause, at `Error` for failures of the server's

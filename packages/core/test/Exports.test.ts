@@ -28,10 +28,13 @@ describe("@socketserver/core", () => {
         "IdleTimeout",
         "Killed",
         "PeerReset",
+        "ReadTimeout",
         "Refused",
+        "RequestTimeout",
         "TransportFailed",
         "WorkerCrashed",
         "WorkerTimeout",
+        "WriteTimeout",
         "logLevel"
       ],
       Connection: [],

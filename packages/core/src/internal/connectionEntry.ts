@@ -17,16 +17,17 @@ import { ConnectionImpl, type Owner } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
 import { Entry } from "./entry.ts"
 import type { ServerImpl } from "./server.ts"
-import { silence } from "./silence.ts"
 
 export class ConnectionEntry extends Entry implements Owner, Remotable {
   readonly subject: ConnectionImpl
-  private idleTimer: Fiber.Fiber<void> | undefined
-  private ageTimer: Fiber.Fiber<void> | undefined
+  /** When it has reached its full age. */
+  private agesAt = Infinity
+  /** The end of a read's deadline, while `onTimeout` runs. */
+  private timingOut: Fiber.Fiber<void> | undefined
   /** Its own, where it may be drained alone. */
   private readonly drainingAlone: Latch.Latch | undefined
   /** Tells the worker that has the connection. */
-  private tellDrain: (() => void) | undefined
+  private tellDrain: ((expected: number) => void) | undefined
 
   constructor(server: ServerImpl, id: number, wire: Wire) {
     super(server, id)
@@ -91,10 +92,18 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     this.whenReleased(() => timer.interruptUnsafe())
   }
 
-  startDrain(): void {
+  startDrain(expected: number): void {
     this.drainingAlone?.openUnsafe()
-    this.subject.startDrain()
-    this.tellDrain?.()
+    const until = this.expectedUntil(expected)
+    this.subject.startDrain(until)
+    if (until !== undefined) this.lookBy(this.server.now())
+    this.tellDrain?.(until === undefined ? 0 : until - this.server.now())
+  }
+
+  /** Until when something may come of a peer that has said nothing yet, unless that is past. */
+  private expectedUntil(expected: number): number | undefined {
+    const until = this.openedAt + expected
+    return this.subject.wire.isImmediate === true || until <= this.server.now() ? undefined : until
   }
 
   // ---- handshakes
@@ -125,7 +134,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
   // ---- how it ended
 
   protected reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {
-    const { drained, lost, wasTimedOut } = this.subject
+    const { drained, lost, overrun, stalled } = this.subject
     let error: ConnectionError | Socket.SocketError | undefined
     if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
       if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
@@ -133,7 +142,8 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       if (error === undefined) return this.handlerFailed(exit.cause)
     }
     if (error !== undefined && isHandshake(error)) return CloseReason.HandshakeFailed(error.reason)
-    if (wasTimedOut) return CloseReason.IdleTimeout
+    if (stalled) return CloseReason.WriteTimeout
+    if (overrun !== undefined) return overrun === "idleTimeout" ? CloseReason.IdleTimeout : CloseReason.ReadTimeout
     if (lost?._tag === "Reset") return CloseReason.PeerReset
     if (error !== undefined) return CloseReason.TransportFailed(error)
     return drained ? CloseReason.Drained : CloseReason.Completed
@@ -156,33 +166,42 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return found
   }
 
-  // ---- the idle timeout, and the age
+  // ---- deadlines
 
   override begin(): void {
-    const { config: { maxAge }, idleMillis } = this.server
-    if (idleMillis !== undefined) {
-      this.subject.trackActivity(this.server.now)
-      this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle(idleMillis))
+    const { config: { maxAge }, context, patience } = this.server
+    if (Math.min(patience.idle, patience.read) < Infinity) this.subject.trackActivity(this.server.now)
+    if (maxAge !== undefined) {
+      const age = Random.nextBetween(maxAge.least, maxAge.most)
+      this.agesAt = this.openedAt + Effect.runSyncWith(context)(age)
     }
-    if (maxAge !== undefined) this.ageTimer = Effect.runForkWith(this.server.context)(this.watchAge(maxAge))
     super.begin()
   }
 
+  protected override get isTimed(): boolean {
+    const { patience } = this.server
+    return super.isTimed || this.agesAt < Infinity || Math.min(patience.idle, patience.read) < Infinity
+  }
+
+  protected override checkDeadlines(now: number): number {
+    if (now >= this.agesAt) {
+      this.agesAt = Infinity
+      this.startDrain(0)
+    }
+    const next = this.subject.checkDeadlines(this.server.patience, now)
+    if (typeof next === "number") return Math.min(super.checkDeadlines(now), this.agesAt - now, next)
+    this.timingOut = Effect.runForkWith(this.server.context)(
+      Effect.map(this.onTimeout, () => this.subject.timeOut(next))
+    )
+    return this.checkDeadlines(now)
+  }
+
   protected override onFiberEnd(exit: Exit.Exit<void>): void {
-    this.idleTimer?.interruptUnsafe()
-    this.ageTimer?.interruptUnsafe()
+    this.timingOut?.interruptUnsafe()
     super.onFiberEnd(exit)
   }
 
-  private watchIdle(limit: number): Effect.Effect<void> {
-    return Effect.gen({ self: this }, function*() {
-      yield* silence(limit, () => this.subject.silentSince, this.server.now)
-      yield* this.onIdle
-      this.subject.timeOut()
-    })
-  }
-
-  private get onIdle(): Effect.Effect<void> {
+  private get onTimeout(): Effect.Effect<void> {
     const { onTimeout } = this.server.config.options
     return onTimeout === undefined ? Effect.void : Effect.ignoreCause(
       Effect.provideContext(Effect.suspend(() => onTimeout(this.subject)), this.server.context),
@@ -190,11 +209,12 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     )
   }
 
-  private watchAge({ least, most }: NonNullable<ServerImpl["config"]["maxAge"]>): Effect.Effect<void> {
-    return Effect.gen({ self: this }, function*() {
-      yield* Effect.sleep(yield* Random.nextBetween(least, most))
-      this.startDrain()
-    })
+  onOutputWaits(): number | undefined {
+    const { now, patience: { write } } = this.server
+    if (write === Infinity) return undefined
+    const since = now()
+    this.lookBy(since + write / 4)
+    return since
   }
 
   // ---- the peer's disappearance
@@ -212,8 +232,18 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
   }
 
   onGone(how: "end" | "reset"): void {
-    const { interruptOn } = this
-    if (interruptOn === "end" || (interruptOn === "reset" && how === "reset")) this.endWith(CloseReason.PeerReset)
+    const { interruptOn, subject: { stalled } } = this
+    if (stalled && this.state === "closing") return this.onLastOutputLost()
+    if (interruptOn === "end" || (interruptOn === "reset" && how === "reset")) {
+      this.endWith(stalled ? CloseReason.WriteTimeout : CloseReason.PeerReset)
+    }
+  }
+
+  /** The handler had done its part. */
+  private onLastOutputLost(): void {
+    if (this.reason === CloseReason.Completed || this.reason === CloseReason.Drained) {
+      this.reason = CloseReason.WriteTimeout
+    }
   }
 
   // ---- its way to a worker
@@ -226,11 +256,11 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       connection: subject,
       wire: subject.wire,
       replaceWire: (wire) => subject.replaceWire(wire),
-      idleMillis: this.server.idleMillis,
+      patience: this.server.patience,
       watch: this.interruptOn === undefined ? undefined : () => subject.watch(),
-      onIdle: this.onIdle,
+      onTimeout: this.onTimeout,
       onDrain: (listener) => {
-        if (this.draining.isOpen()) listener()
+        if (this.draining.isOpen()) listener(0)
         else this.tellDrain = listener
       },
       onKill: (kill) => {

@@ -18,6 +18,7 @@ import type { ConnectionInfo } from "../Server.ts"
 import type { Handshake } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
 import { formatAddress } from "./connection.ts"
+import { Timer } from "./deadlines.ts"
 import type { Registered } from "./registry.ts"
 import type { Check, Counts, ServerImpl } from "./server.ts"
 
@@ -40,7 +41,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   private fiber: Fiber.Fiber<void> | undefined
   private fiberEnded = false
   /** Decided at most once, by whatever ends the connection first. */
-  private reason: CloseReason.CloseReason | undefined
+  protected reason: CloseReason.CloseReason | undefined
   protected interruptedByDrain = false
   private killedByDrain = false
   /** Where the handler runs in a worker: how to end that. */
@@ -49,6 +50,8 @@ export abstract class Entry implements Request, Registered, Ticket {
   /** What admission steps want to be told. */
   private releases: Array<() => void> | undefined
   private opened: number | undefined
+  private handlingSince: number | undefined
+  private timer: Timer | undefined
 
   constructor(server: ServerImpl, id: number) {
     this.server = server
@@ -85,7 +88,8 @@ export abstract class Entry implements Request, Registered, Ticket {
   protected abstract closeSubject(): void
   /** At once. */
   protected abstract destroySubject(): void
-  abstract startDrain(): void
+  /** For so many milliseconds of its life, a peer that has said nothing yet may still do so. */
+  abstract startDrain(expected: number): void
   /** Says how a handler's exit ended the request. */
   protected abstract reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason
 
@@ -130,6 +134,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.onFiberEnd(exit)
     this.opened ??= this.server.now()
+    if (this.isTimed) this.lookBy(this.opened)
     fiber.addObserver((exit) => this.onFiberEnd(exit))
   }
 
@@ -241,6 +246,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.server.leaveQueue()
     this.state = "handling"
+    if (this.server.requestMillis < Infinity) this.handlingSince = this.server.now()
     this.server.inFlight++
     return Effect.matchCauseEffect(restore(this.callHandler()), {
       onSuccess: (value) => this.settle(value === undefined ? Exit.void : Exit.succeed(value), restore),
@@ -326,6 +332,28 @@ export abstract class Entry implements Request, Registered, Ticket {
 
   // ---- deadlines and ends from outside
 
+  /** Is there anything to look at from the beginning? */
+  protected get isTimed(): boolean {
+    return this.server.requestMillis < Infinity
+  }
+
+  /** Does what is due, and says in how many milliseconds something else could be. */
+  protected checkDeadlines(now: number): number {
+    const { requestMillis } = this.server
+    if (requestMillis === Infinity || this.state === "closing") return Infinity
+    const left = (this.handlingSince ?? now) + requestMillis - now
+    if (left > 0) return left
+    this.endWith(CloseReason.RequestTimeout)
+    return Infinity
+  }
+
+  /** Has the deadlines looked at by then. */
+  protected lookBy(time: number): void {
+    const { context, now } = this.server
+    this.timer ??= new Timer(() => this.checkDeadlines(now()), now, Effect.runForkWith(context))
+    this.timer.by(time)
+  }
+
   /** Ends it for that reason, if it has none yet: a handler is interrupted. */
   endWith(reason: CloseReason.CloseReason): boolean {
     if (!this.begun) return this.endEarly(reason)
@@ -383,6 +411,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   private finish(): void {
     if (this.finished) return
     this.finished = true
+    this.timer?.stop()
     if (this.releases !== undefined) { for (const release of this.releases) release() }
     this.server.remove(this, this.reason!)
   }

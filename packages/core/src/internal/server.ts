@@ -27,6 +27,7 @@ import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
 import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
+import type { Patience } from "../WorkerDispatch.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
@@ -40,6 +41,20 @@ type Shape = Server["Service"]
 export type Tag = Context.Service<Server, Shape>
 
 const defaultShutdown = { grace: Duration.seconds(20), kill: Duration.seconds(5) }
+
+/**
+ * A write has a deadline by default, unlike a read: a client that is silent for long may be an honest one, but it is nowhere a
+ * way to use a protocol to ask for something and not to take it; and while it waits, its handler does, with all that it holds,
+ * and the system's memory for its output. Half a minute is what Ranch and Thousand Island have for it.
+ */
+const defaultWriteTimeout = Duration.seconds(30)
+
+/**
+ * For how many milliseconds of a connection's life a drain leaves a client that has said nothing yet the time to do so: its first
+ * request may be on the way. A client that speaks first does so when it has connected, a round trip later at most; a second is
+ * that around the world, and a segment that was lost on the way and is sent again (RFC 6298: after a second at first).
+ */
+const firstWord = 1_000
 
 interface Deadlines {
   readonly grace: Duration.Duration
@@ -70,7 +85,7 @@ export const start = (
       steps: transport.steps,
       listen: (server, at) =>
         transport.listen((wire) => {
-          if (server.isOpen) server.accept((id) => new ConnectionEntry(server, id, wire))
+          if (!server.draining.isOpen()) server.accept((id) => new ConnectionEntry(server, id, wire))
           // The listener had this client in hand when the drain closed it.
           else discard(wire)
         }, at)
@@ -86,9 +101,13 @@ export const run = Effect.fnUntraced(function*(
   { context, handler, strategy, workers }: Dispatched,
   options: Options<any> = {}
 ) {
-  const idleTimeout = options.idleTimeout === undefined
-    ? undefined
-    : yield* checkDuration("idleTimeout", options.idleTimeout)
+  const { idleTimeout = Infinity, readTimeout = Infinity, requestTimeout = Infinity } = options
+  const patience = {
+    idle: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout)),
+    read: Duration.toMillis(yield* checkDuration("readTimeout", readTimeout)),
+    write: Duration.toMillis(yield* checkDuration("writeTimeout", options.writeTimeout ?? defaultWriteTimeout))
+  }
+  const requestMillis = Duration.toMillis(yield* checkDuration("requestTimeout", requestTimeout))
   const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
@@ -101,7 +120,8 @@ export const run = Effect.fnUntraced(function*(
     // What they require is in `context`: the public signatures see to it.
     handler: handler as Config["handler"],
     options: options as Options<never>,
-    idleTimeout,
+    patience,
+    requestMillis,
     maxAge,
     shutdown,
     clock: yield* Clock.Clock,
@@ -125,14 +145,27 @@ const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
   return { least, most: least + more }
 })
 
+/** Of the event loop: then transports have delivered all that the system had. */
+const twoTurns = Effect.andThen(Effect.yieldNow, Effect.yieldNow)
+
 export interface NamedStrategy {
   readonly name: string
   readonly run: Strategy
 }
 
 /** The options of either kind of server. */
-interface Options<R>
-  extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "maxAge" | "interruptOnDisconnect">
+interface Options<R> extends
+  Pick<
+    ServerOptions,
+    | "name"
+    | "shutdown"
+    | "idleTimeout"
+    | "readTimeout"
+    | "writeTimeout"
+    | "requestTimeout"
+    | "maxAge"
+    | "interruptOnDisconnect"
+  >
 {
   readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
   readonly onError?:
@@ -169,7 +202,8 @@ interface Config {
   readonly strategy: NamedStrategy
   readonly handler: (subject: any) => Effect.Effect<unknown, unknown>
   readonly options: Options<never>
-  readonly idleTimeout: Duration.Duration | undefined
+  readonly patience: Patience
+  readonly requestMillis: number
   /** In milliseconds. */
   readonly maxAge: { readonly least: number; readonly most: number } | undefined
   readonly shutdown: Deadlines
@@ -187,7 +221,9 @@ export class ServerImpl {
   /** What handlers and hooks run with. */
   readonly context: Context.Context<never>
   readonly draining = Latch.makeUnsafe(false)
-  readonly idleMillis: number | undefined
+  readonly patience: Patience
+  /** How long a handler may run; `Infinity` where it may for ever. */
+  readonly requestMillis: number
 
   private state: "starting" | "open" | "suspended" | "draining" | "stopped" = "starting"
   private listener: (Listener & { readonly close: Effect.Effect<void> }) | undefined
@@ -220,7 +256,8 @@ export class ServerImpl {
     if (config.workers !== undefined) {
       config.workers.publish = (event) => this.publish(event)
     }
-    this.idleMillis = config.idleTimeout === undefined ? undefined : Duration.toMillis(config.idleTimeout)
+    this.patience = config.patience
+    this.requestMillis = config.requestMillis
   }
 
   readonly now = (): number => this.config.clock.currentTimeMillisUnsafe()
@@ -432,17 +469,19 @@ export class ServerImpl {
       const { waiting } = this.config.transport
       // Packets that have been received are served, and their answers leave by the socket that they came in by.
       if (waiting === undefined) {
+        // The system may have connected clients that it has not handed over yet: it would reset them with the listener.
+        yield* twoTurns
         yield* this.listening.withPermit(this.closeListener())
-        this.refuseWaiting()
       }
-      // A request may lie in the system's buffers already, unseen. Two turns of the event loop let transports deliver it,
-      // so that its connection does not look idle.
-      yield* Effect.yieldNow
-      yield* Effect.yieldNow
+      // A request may lie in the system's buffers already, unseen: then its connection must not look idle.
+      yield* twoTurns
+      if (waiting === undefined) this.refuseWaiting()
       this.draining.openUnsafe()
-      for (const entry of this.entries.values()) entry.startDrain()
+      const graceEnd = this.drainStart + Duration.toMillis(grace)
+      const expected = Math.min(firstWord, Duration.toMillis(grace))
+      for (const entry of this.entries.values()) entry.startDrain(expected)
       const empty = this.until(() => this.isIdle)
-      if (Option.isNone(yield* Effect.timeoutOption(empty, grace))) {
+      if (Option.isNone(yield* Effect.timeoutOption(empty, Math.max(graceEnd - this.now(), 0)))) {
         this.counts.refused += waiting?.clear() ?? 0
         this.refuseWaiting()
         for (const entry of this.entries.values()) entry.interrupt()
