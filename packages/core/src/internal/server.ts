@@ -145,6 +145,9 @@ const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
   return { least, most: least + more }
 })
 
+/** How many clients may wait to be accepted, as Node and most systems have it. */
+const longestBacklog = 512
+
 /** Of the event loop: then transports have delivered all that the system had. */
 const twoTurns = Effect.andThen(Effect.yieldNow, Effect.yieldNow)
 
@@ -469,8 +472,7 @@ export class ServerImpl {
       const { waiting } = this.config.transport
       // Packets that have been received are served, and their answers leave by the socket that they came in by.
       if (waiting === undefined) {
-        // The system may have connected clients that it has not handed over yet: it would reset them with the listener.
-        yield* twoTurns
+        yield* this.acceptWaiting(Duration.toMillis(grace))
         yield* this.listening.withPermit(this.closeListener())
       }
       // A request may lie in the system's buffers already, unseen: then its connection must not look idle.
@@ -494,6 +496,22 @@ export class ServerImpl {
       const report = this.report()
       this.publish({ _tag: "Stopped", report })
       return report
+    })
+  }
+
+  /**
+   * The system has connected clients already that wait to be accepted, and may have sent their requests: with the listener, it
+   * would reset them. They are accepted one after the other (Node takes one for each turn of the event loop), for as long as
+   * there are any, and as many as were there when the drain began.
+   */
+  private acceptWaiting(grace: number): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      const last = this.accepted + longestBacklog
+      let before: number
+      do {
+        before = this.accepted
+        yield* twoTurns
+      } while (this.accepted > before && this.accepted < last && this.now() - this.drainStart < grace)
     })
   }
 
