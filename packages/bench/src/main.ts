@@ -103,6 +103,12 @@ const contenders: ReadonlyArray<Contender> = [
     takes: ({ busy, transport, workers }: Workload) =>
       !flags.short && busy === 0 && transport !== "unix datagram" && workers === undefined
   },
+  {
+    ...node("ours (deadlines)", "ours", "loop,deadlines"),
+    takes: ({ busy, connections, depth, service, size, transport, workers }: Workload) =>
+      !flags.short && service !== "datagrams" && transport === "tcp" && workers === undefined && connections <= 64 &&
+      connections > 1 && size < 1_000 && depth === 1 && busy === 0
+  },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
   {
     ...all("effect", "effect"),

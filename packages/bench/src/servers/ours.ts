@@ -10,7 +10,8 @@ import { control, listenPath, ready, service } from "./control.ts"
 
 /**
  * `loop` pulls and writes, `stream` does the same as a stream, `borrow` pulls without a copy. More words behind a comma:
- * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets.
+ * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets, `deadlines` has
+ * all of them set.
  */
 const [style = "loop", ...words] = (process.argv[4] ?? "loop").split(",")
 
@@ -34,13 +35,23 @@ const handlers: Record<string, Server.StreamHandler<any, never>> = {
     connection.lines().pipe(Stream.map((line) => `${line}\n`), Stream.run(connection.sink))
 }
 
+const deadlines: Server.ServerOptions = words.includes("deadlines")
+  ? {
+    idleTimeout: "1 minute",
+    readTimeout: "10 seconds",
+    writeTimeout: "10 seconds",
+    requestTimeout: "1 hour",
+    maxAge: { after: "1 hour" }
+  }
+  : {}
+
 const program = Effect.gen(function*() {
   const transport = listenPath === undefined || listenPath === ""
     ? NodeTransport.tcp({ host: "127.0.0.1", port: 0, acceptors: words.includes("acceptors") ? 8 : 1 })
     : NodeTransport.unix({ path: listenPath })
   const server = Context.get(
     yield* Layer.build(
-      transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!))
+      transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!, deadlines))
     ),
     Server.Server
   )
