@@ -105,7 +105,7 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
   /**
    * Interrupts the handler when its client is gone, with `PeerReset`: `"reset"` when the connection is lost, `"end"` also when
    * the client has finished sending, for protocols whose clients stay until they have their answers. To notice it while the
-   * handler does not read, the server reads ahead, up to 64 KiB. Default: the handler goes on, and its reads and writes fail.
+   * handler does not read, the server reads ahead, up to 64 KiB. One that waits for the strategy leaves the line. Default: the handler goes on, and its reads and writes fail.
    */
   readonly interruptOnDisconnect?: "reset" | "end" | undefined
   /**

@@ -223,10 +223,14 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return this.server.config.options.interruptOnDisconnect
   }
 
-  /** Watched from here on, and not before: what comes first may be a handshake's. */
+  /**
+   * Watched from here on, and not before: what comes first may be a handshake's. For a worker only if it has to wait for one: a
+   * socket that was read from stays here, and its bytes travel.
+   */
   override dispatch(): Effect.Effect<void> {
-    if (this.interruptOn !== undefined && this.server.config.workers === undefined && !this.isDecided) {
-      this.subject.watch()
+    if (this.interruptOn !== undefined && !this.isDecided) {
+      if (this.server.config.workers === undefined) this.subject.watch()
+      else queueMicrotask(() => this.state === "queued" && this.subject.watch())
     }
     return super.dispatch()
   }
