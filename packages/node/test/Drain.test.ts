@@ -1,6 +1,6 @@
 /** What a drain does to requests that are on their way when it begins, on real sockets. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Connection, Dispatch, Handler, Server, type StreamTransport } from "@socketserver/core"
+import { type Connection, Dispatch, type Handler, Server, type StreamTransport } from "@socketserver/core"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
 import { Context, Duration, Effect, Fiber, Layer } from "effect"
 import type { SocketAddress } from "effect/net/NetAddress"
