@@ -6,8 +6,8 @@
  * base of a class, which `tsc` moves into a variable of its own, comes from the source, and so do the line numbers.
  */
 import { spawnSync } from "node:child_process"
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
-import { dirname, join, resolve } from "node:path"
+import { globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { basename, dirname, join, resolve } from "node:path"
 import ts from "typescript-6"
 
 const root = resolve(import.meta.dirname, "..")
@@ -117,11 +117,16 @@ const readModule = (name: string, module: string): Module => {
   return { package: name, name: module, source, description: readComment(first).text, exports: [...exports.values()] }
 }
 
+/** Public modules are the files in `src` that are named like one. Most are in the package's index, too. */
 const modulesOf = (name: string): Array<Module> =>
-  Array.from(
-    readFileSync(join(root, `packages/${name}/src/index.ts`), "utf8").matchAll(/^export \* as (\w+) from/gm),
-    ([, module]) => readModule(name, module!)
+  globSync(`packages/${name}/src/[A-Z]*.ts`, { cwd: root }).toSorted().map((path) =>
+    readModule(name, basename(path, ".ts"))
   )
+
+const importOf = (module: Module): string =>
+  readFileSync(join(root, `packages/${module.package}/src/index.ts`), "utf8").includes(`export * as ${module.name} `)
+    ? `import { ${module.name} } from "@socketserver/${module.package}"`
+    : `import * as ${module.name} from "@socketserver/${module.package}/${module.name}"`
 
 /** `{@link name}` of the same module, `{@link Module.name}` of another one: a link, or an error where there is no such name. */
 const resolveLinks = (text: string, { name, source, exports }: Module, all: ReadonlyArray<Module>): string =>
@@ -141,16 +146,15 @@ const pageOf = (module: Module, all: ReadonlyArray<Module>): string => {
   const categories = [...new Set(module.exports.map(({ category }) => category))]
   return [
     `# ${module.name}`,
-    `\`import { ${module.name} } from "@socketserver/${module.package}"\` · ` +
-    `[source](../../../${module.source})`,
+    `\`${importOf(module)}\` · [source](../../../${module.source})`,
     prose(module.description),
     ...categories.flatMap((category) => [
       `## ${category[0]!.toUpperCase()}${category.slice(1)} {#category-${category}}`,
       ...module.exports.flatMap((one) =>
         one.category !== category ? [] : [
           `### ${one.name} {#${one.name}}`,
-          ...one.description.map(prose),
           `\`\`\`ts\n${one.signatures.join("\n\n")}\n\`\`\``,
+          ...one.description.map(prose),
           `[${module.source}:${one.line}](../../../${module.source}#L${one.line})`
         ]
       )

@@ -1,5 +1,5 @@
 /**
- * Builds the documentation as a site, or serves it while it is written: `node scripts/site.ts build|dev`.
+ * Builds the documentation as a site: `node scripts/site.ts build`. With `pages` it only writes what `vitepress dev` needs.
  *
  * The pages are those in `docs/`, as they are. Two kinds are generated beside them, and not committed: `docs/api`, the
  * reference, and `docs/source`, the sources that pages link to. The site goes to `.cache/site`. A dead link or anchor
@@ -42,17 +42,17 @@ const writeSources = (): number => {
 }
 
 const command = process.argv[2]
-if (command !== "build" && command !== "dev") {
-  console.error("node scripts/site.ts build|dev")
+if (command !== "build" && command !== "pages") {
+  console.error("node scripts/site.ts build|pages")
   process.exit(2)
 }
 
 run(join(root, "node_modules/.bin/tsc"), "-b", "tsconfig.packages.json")
 const modules = writeReference()
 const sources = writeSources()
-run(join(docs, "node_modules/.bin/vitepress"), command, docs)
 
 if (command === "build") {
+  run(join(docs, "node_modules/.bin/vitepress"), "build", docs)
   const { links, problems } = checkSite(join(root, ".cache/site"))
   if (problems.length > 0) {
     console.error(problems.join("\n"))
