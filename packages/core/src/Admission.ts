@@ -450,7 +450,8 @@ export const rate = (options: {
       },
       start: Effect.fnUntraced(function*() {
         const clock = yield* Clock.Clock
-        now = () => clock.currentTimeMillisUnsafe()
+        now = () =>
+          clock.currentTimeMillisUnsafe()
         const millis = Math.round(Duration.toMillis(yield* checkDuration("interval", interval)))
         if (!(millis >= 1 && millis <= 2 ** 31)) {
           return yield* invalidOption("interval", interval, "a duration of 1 millisecond to 24 days")
