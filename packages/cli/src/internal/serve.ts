@@ -30,9 +30,9 @@ const tlsOf = (certFile: string | undefined, keyFile: string | undefined, tcp: R
 
 /** It becomes the name of a file. */
 const nameOf = (name: string) =>
-  /^[\w.-]{1,64}$/.test(name) && name !== "none"
+  /^[\w.-]{1,64}$/.test(name)
     ? Effect.succeed(name)
-    : misuse(`--name "${name}": use up to 64 letters, digits, dots, dashes and underscores, and not "none"`)
+    : misuse(`--name "${name}": use up to 64 letters, digits, dots, dashes and underscores`)
 
 export const serve = Command.make(
   "serve",
@@ -65,6 +65,7 @@ export const serve = Command.make(
       )
     ),
     dispatch: Flag.Literals("dispatch", ["serial", "fiber", "thread", "process"]).pipe(
+      Flag.withMetavar("STRATEGY"),
       Flag.withDescription("How requests run: one at a time, together, or each in a worker of a kind"),
       Flag.withDefault("fiber" as const)
     ),
