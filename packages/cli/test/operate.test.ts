@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { join } from "node:path"
-import { ask, bin, commands, connect, handlers, start } from "./utils.ts"
+import { ask, commands, connect, handlers, startInTerminal } from "./utils.ts"
 
 /** A client that is in, and has said its name. */
 const enter = Effect.fnUntraced(function*(address: string, name: string) {
@@ -151,14 +151,11 @@ describe("top", () => {
     Effect.gen(function*() {
       const { env, serve } = yield* commands
       yield* serve("serve", handlers, "--tcp", "0")
-      const terminal = yield* start("script", ["-qefc", `${process.execPath} ${bin} top --every 100ms`, "/dev/null"], {
-        env
-      })
-      yield* terminal.out.lineWith(/\u001b\[\?1049h\u001b\[\?25l.*SERVER/)
-      yield* terminal.send("\u0003")
-      const rest = (yield* terminal.out.rest).join("\n")
-      assert.include(rest, "\u001b[?25h\u001b[?1049l")
-      assert.strictEqual(yield* terminal.exitCode, 130)
+      const { exitCode, interrupt, screen } = yield* startInTerminal(["top", "--every", "100ms"], env)
+      yield* screen.shows("\u001b[?1049h\u001b[?25l\u001b[HSERVER ", /tcp +127/)
+      yield* interrupt
+      assert.strictEqual(yield* exitCode, 130)
+      assert.isTrue(screen.all().trimEnd().endsWith("\u001b[?25h\u001b[?1049l"))
     }))
 })
 
@@ -167,21 +164,34 @@ describe("in a terminal", () => {
     Effect.gen(function*() {
       const { env, runtime } = yield* commands
       const path = join(runtime, "x.sock")
-      const terminal = yield* start(
-        "script",
-        ["-qefc", `${process.execPath} ${bin} serve ${handlers} --unix ${path} --handler promise`, "/dev/null"],
-        { env }
+      const { exitCode, interrupt, screen } = yield* startInTerminal(
+        ["serve", handlers, "--unix", path, "--handler", "promise"],
+        env
       )
-      yield* terminal.out.lineWith(/^Ctrl-C drains/)
+      const status = "\r\u001b[2Kunix ready: "
+      yield* screen.shows(status, /0 open, 0 in flight, \d+\/s, in [^|]*\/s, out [^|]*\/s/)
       yield* ask(path, "x\n")
       // A line of the log takes the status's place, which comes again below.
-      const [line] = yield* terminal.out.lineWith(/unix ready: .*ERROR.*/)
-      assert.include(line, "\r\u001b[2K")
-      yield* terminal.send("\u0003")
-      const rest = (yield* terminal.out.rest).join("\n")
-      assert.match(rest, /unix ready: 0 open, 0 in flight, \d+\/s, in \S+ \S+, out \S+ \S+/)
-      assert.match(rest, /unix: drained in/)
-      assert.strictEqual(yield* terminal.exitCode, 0)
+      yield* screen.shows("\r\u001b[2K[", /ERROR/)
+      yield* screen.shows(`\n${status}`)
+      yield* interrupt
+      assert.strictEqual(yield* exitCode, 0)
+      assert.match(screen.all(), /unix: drained in/)
+      assert.isTrue(screen.all().endsWith("\r\u001b[2K"))
+    }))
+
+  it.live("serve writes plain lines where it is told to", () =>
+    Effect.gen(function*() {
+      const { env, runtime } = yield* commands
+      const path = join(runtime, "x.sock")
+      const { exitCode, interrupt, screen } = yield* startInTerminal(
+        ["serve", handlers, "--unix", path, "--no-status"],
+        env
+      )
+      yield* screen.shows("Ctrl-C drains")
+      yield* interrupt
+      assert.strictEqual(yield* exitCode, 0)
+      assert.notInclude(screen.all(), "\u001b")
     }))
 })
 

@@ -62,8 +62,11 @@ describe("serve", () => {
       const { runtime, serve } = yield* commands
       const [cert, key] = [join(runtime, "cert.pem"), join(runtime, "key.pem")]
       const { status } = spawnSync("openssl", [
-        ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"],
-        ...["-subj", "/CN=localhost", "-keyout", key, "-out", cert]
+        ..."req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost".split(" "),
+        "-keyout",
+        key,
+        "-out",
+        cert
       ])
       assert.strictEqual(status, 0, "needs openssl: apt-get install openssl")
       const server = yield* serve("serve", handlers, "--tcp", "0", "--tls-cert", cert, "--tls-key", key)

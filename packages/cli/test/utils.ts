@@ -35,6 +35,30 @@ const linesOf = (readable: Readable) => {
   }
 }
 
+/** What a terminal was sent, as it is: lines that are written over each other too. */
+const screenOf = (readable: Readable) => {
+  let all = ""
+  const waiting = new Set<() => void>()
+  readable.setEncoding("utf8").on("data", (chunk: string) => {
+    all += chunk
+    for (const look of waiting) look()
+  })
+  return {
+    all: () => all,
+    /** Waits until this is there, and this behind it. */
+    shows: (text: string, next = /^/) =>
+      Effect.callback<void>((resume) => {
+        const look = () => {
+          const at = all.indexOf(text)
+          if (at !== -1 && next.test(all.slice(at + text.length))) resume(Effect.void)
+        }
+        waiting.add(look)
+        look()
+        return Effect.sync(() => waiting.delete(look))
+      })
+  }
+}
+
 /** Starts a program; it is killed if it still runs when the test ends. */
 export const start = (
   command: string,
@@ -65,7 +89,23 @@ export const start = (
     }
   }))
 
-export type Program = Effect.Success<ReturnType<typeof start>>
+/** Starts the command in a terminal of its own. */
+export const startInTerminal = (args: ReadonlyArray<string>, env: Readonly<Record<string, string>>) =>
+  Effect.acquireRelease(
+    Effect.sync(() =>
+      spawn("script", ["-qefc", [process.execPath, bin, ...args].join(" "), "/dev/null"], {
+        env: { ...process.env, ...env }
+      })
+    ),
+    (child) => Effect.sync(() => child.kill("SIGKILL"))
+  ).pipe(Effect.map((child) => {
+    const ended = new Promise<number | null>((resolve, reject) => child.once("close", resolve).once("error", reject))
+    return {
+      screen: screenOf(child.stdout),
+      interrupt: Effect.sync(() => void child.stdin.write("\u0003")),
+      exitCode: Effect.promise(() => ended)
+    }
+  }))
 
 export const directory: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(join(tmpdir(), "socketserver-cli-"))),

@@ -31,6 +31,7 @@
 import * as Admission from "@socketserver/core/Admission"
 import type { CloseReason } from "@socketserver/core/CloseReason"
 import type { Connection } from "@socketserver/core/Connection"
+import type { ConnectionError } from "@socketserver/core/ConnectionError"
 import * as Dispatch from "@socketserver/core/Dispatch"
 import type { ListenError } from "@socketserver/core/ListenError"
 import * as Server from "@socketserver/core/Server"
@@ -40,7 +41,6 @@ import type * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as IpNetwork from "effect/net/IpNetwork"
 import * as NetAddress from "effect/net/NetAddress"
@@ -258,15 +258,13 @@ const messageOf = (cause: unknown): string =>
 const plain = (value: unknown): unknown => {
   if (typeof value === "number" || typeof value === "boolean" || value === null) return value
   if (typeof value === "string") return value.slice(0, 1_000)
+  if (typeof value === "bigint" || value === undefined) return String(value)
+  if (typeof value !== "object") return `a ${typeof value}`
   try {
-    const text = JSON.stringify(value) ?? String(value)
+    const text = JSON.stringify(value)
     return text.length <= 1_000 ? JSON.parse(text) : text.slice(0, 1_000)
   } catch {
-    try {
-      return String(value).slice(0, 1_000)
-    } catch {
-      return "?"
-    }
+    return "an object that JSON has nothing for"
   }
 }
 
@@ -375,9 +373,10 @@ const matching = (where: Where): Result.Result<(connection: Server.ConnectionInf
   )
 }
 
+const invalid = (message: string) => new Problem({ code: "InvalidRequest", message })
+
 const parse = (line: string): Effect.Effect<Request, Problem> =>
   Effect.gen(function*() {
-    const invalid = (message: string) => new Problem({ code: "InvalidRequest", message })
     const json: unknown = yield* Effect.try({
       try: () => JSON.parse(line) as unknown,
       catch: () => invalid("not JSON: a request is a line such as {\"do\":\"servers\"}")
@@ -443,7 +442,7 @@ const outcomeOf = (servers: Servers, request: Request): Effect.Effect<Outcome, P
       case "close": {
         const { id, where } = request
         if ((id === undefined) === (where === undefined)) {
-          return yield* new Problem({ code: "InvalidRequest", message: "`close` takes an `id`, or a `where`" })
+          return yield* invalid("`close` takes an `id`, or a `where`")
         }
         const holds = where === undefined
           ? (connection: Server.ConnectionInfo) => connection.id === id
@@ -520,38 +519,38 @@ const conversation = (servers: Servers) => (connection: Connection) => {
     Effect.timeoutOrElse(connection.write(text), { duration: "10 seconds", orElse: () => connection.reset })
   const say = (answer: unknown) => write(`${JSON.stringify(answer)}\n`)
 
+  const nextLine = connection.readLine({ maxLength: maxRequestLength })
+  type NextLine = typeof nextLine
+
+  /** Gives what has ended an endless answer: the next line, or that there is none. */
+  const sendAll = (
+    items: Stream.Stream<unknown>,
+    endless: boolean
+  ): Effect.Effect<NextLine | undefined, ConnectionError> => {
+    const sending = Stream.runForEachArray(
+      items,
+      (chunk) => write(chunk.map((item) => `${JSON.stringify({ item })}\n`).join(""))
+    )
+    // A client that has gone would not be noticed while nothing happens.
+    return endless
+      ? Effect.raceFirst(Effect.as(sending, undefined), Effect.exit(nextLine))
+      : Effect.as(sending, undefined)
+  }
+
   const answer = (line: string) =>
     Effect.gen(function*() {
-      const { endless = false, items, value } = yield* Effect.flatMap(
-        parse(line),
-        (request) => outcomeOf(servers, request)
-      )
-      if (items !== undefined) {
-        const sending = Stream.runForEachArray(
-          items,
-          (chunk) => write(chunk.map((item) => `${JSON.stringify({ item })}\n`).join(""))
-        )
-        // A client that has gone would not be noticed while nothing happens; one that says something wants that answered.
-        const nextLine = Effect.exit(connection.readLine({ maxLength: maxRequestLength }))
-        if (!endless) yield* sending
-        else {
-          const next = yield* Effect.raceFirst(Effect.as(sending, undefined), nextLine)
-          if (next !== undefined) {
-            yield* say({ ok: true, value: null })
-            return next
-          }
-        }
-      }
+      const request = yield* parse(line)
+      const { endless = false, items, value } = yield* outcomeOf(servers, request)
+      const next = items === undefined ? undefined : yield* sendAll(items, endless)
       yield* say({ ok: true, value: yield* value })
-    }).pipe(Effect.catchTag("Problem", (problem) => say(failed(problem))))
+      return next
+    }).pipe(Effect.catchTag("Problem", (problem) => Effect.as(say(failed(problem)), undefined)))
 
   return Effect.gen(function*() {
-    let next: Exit.Exit<string, any> | undefined | void
+    let next: NextLine | undefined
     while (true) {
-      const line: string = yield* next ?? Effect.timeoutOrElse(
-        connection.readLine({ maxLength: maxRequestLength }),
-        { duration: "1 minute", orElse: () => Cause.done() }
-      )
+      const line: string = yield* next ??
+        Effect.timeoutOrElse(nextLine, { duration: "1 minute", orElse: () => Cause.done() })
       next = yield* answer(line)
     }
   }).pipe(

@@ -2,7 +2,7 @@
  * Handlers from a user's module: which export is meant, is it one, and loading it again when its file, or one that it imports
  * by a path, has changed.
  */
-import { Connection, Datagram, Handler } from "@socketserver/core"
+import { type Connection, type Datagram, Handler } from "@socketserver/core"
 import { Effect, Queue } from "effect"
 import * as Fs from "node:fs"
 import { registerHooks } from "node:module"

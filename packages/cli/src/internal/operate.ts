@@ -277,7 +277,7 @@ const screenful = (path: string, rates: ReturnType<typeof ratesSince>, view: Con
           })
       )
     }
-    const shown = moving.sort((a, b) => b.rate - a.rate).slice(0, Math.max(0, rows - servers.length - 3))
+    const shown = moving.toSorted((a, b) => b.rate - a.rate).slice(0, Math.max(0, rows - servers.length - 3))
     return shown.length === 0 ? servers : [...servers, "", ...table([connectionHeader, ...shown.map(({ row }) => row)])]
   })
 
@@ -306,8 +306,8 @@ export const top = Command.make("top", {
       Stream.runForEach(({ servers }) =>
         Effect.gen(function*() {
           const view = { servers: servers.filter(({ name }) => names.includes(name)) }
-          const lines = yield* screenful(path, rates, view, full ? stdout.rows : Number.MAX_SAFE_INTEGER)
-          const cut = full ? lines.map((line) => line.slice(0, stdout.columns)) : lines
+          const lines = yield* screenful(path, rates, view, full ? stdout.rows || 24 : Number.MAX_SAFE_INTEGER)
+          const cut = full ? lines.map((line) => line.slice(0, stdout.columns || 80)) : lines
           if (full) stdout.write(`\u001b[H${cut.map((line) => `${line}\u001b[K`).join("\r\n")}\u001b[J`)
           else yield* Console.log(cut.join("\n"))
         })

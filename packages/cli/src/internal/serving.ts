@@ -1,6 +1,14 @@
 /** Servers for as long as nobody asks them to stop: several transports, one command. */
-import { Admission, Dispatch, Handler, ListenError, Server, WorkerDispatch } from "@socketserver/core"
-import type { DatagramTransport, StreamTransport } from "@socketserver/core"
+import {
+  Admission,
+  type DatagramTransport,
+  Dispatch,
+  Handler,
+  type ListenError,
+  Server,
+  type StreamTransport,
+  WorkerDispatch
+} from "@socketserver/core"
 import { Control, NodeDispatch, NodeTransport } from "@socketserver/node"
 import { Clock, Console, Context, Deferred, Duration, Effect, Layer } from "effect"
 import { join } from "node:path"
@@ -104,7 +112,7 @@ const inWorkers = (options: ServingOptions, stream: boolean, kind: "thread" | "p
       WorkerDispatch.WorkerDispatch
     )
     let first: PortableHandler
-    let publish: Parameters<typeof inner.make>[1] = () => {}
+    let publish: Parameters<typeof inner.make>[1] | undefined
     const dispatch: WorkerDispatch.WorkerDispatch["Service"] = {
       name: inner.name,
       make: (_, toServer) =>
@@ -128,7 +136,7 @@ const inWorkers = (options: ServingOptions, stream: boolean, kind: "thread" | "p
     return {
       prepare: (handler) => {
         first = handler as PortableHandler
-        return swap.prepare(inner.make(first, (event) => publish(event)))
+        return swap.prepare(inner.make(first, (event) => publish?.(event)))
       },
       serve: (transport, server) =>
         serveWith(stream, first, server)(Layer.merge(transport, Layer.succeed(WorkerDispatch.WorkerDispatch, dispatch)))
@@ -213,8 +221,8 @@ const prepareAll = (
 /** Serves until it is asked to stop, or all servers have been drained; then drains what is left, and says how that went. */
 export const serving = (options: ServingOptions, source: Source): Effect.Effect<void, unknown> =>
   Effect.scoped(Effect.gen(function*() {
-    let restore = () => {}
-    const asked = yield* firstSignal(() => restore())
+    let restore: (() => void) | undefined
+    const asked = yield* firstSignal(() => restore?.())
     const watches = "module" in source && source.watch
     if (watches) yield* source.module.reloading
     const handlers = "module" in source ? yield* source.module.load(source.wanted) : source.handlers
@@ -303,7 +311,7 @@ const reloads = (
 ) =>
   Effect.gen(function*() {
     const nextChange = yield* module.changes
-    yield* Effect.forever(Effect.gen(function*() {
+    return yield* Effect.forever(Effect.gen(function*() {
       yield* nextChange
       yield* Effect.flatMap(module.load(wanted), (handlers) => prepareAll(servers, handlers)).pipe(
         Effect.matchEffect({

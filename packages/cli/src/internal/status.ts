@@ -51,9 +51,9 @@ export const statusLine = Effect.gen(function*() {
   }
   yield* Effect.acquireRelease(
     Effect.sync(() => {
-      const error = process.stderr.write
+      const error = process.stderr.write.bind(process.stderr)
       process.stdout.write = around(real)
-      if (process.stderr.isTTY) process.stderr.write = around(error.bind(process.stderr))
+      if (process.stderr.isTTY) process.stderr.write = around(error)
       return error
     }),
     (error) =>
