@@ -332,7 +332,7 @@ describe("what keeps serve from serving", () => {
 
   it.live("a module that cannot be loaded: says why, and where", () =>
     Effect.gen(function*() {
-      const { run } = yield* commands
+      const { runProcess } = yield* commands
       const folder = yield* workspace
       const cases: ReadonlyArray<readonly [string, RegExp]> = [
         ["export default (", /^cannot load .*\.ts: /],
@@ -343,7 +343,7 @@ describe("what keeps serve from serving", () => {
       for (const [index, [text, message]] of cases.entries()) {
         const module = join(folder, `m${index}.ts`)
         writeFileSync(module, text)
-        const { code, errors } = yield* run("serve", module, "--tcp", "0")
+        const { code, errors } = yield* runProcess("serve", module, "--tcp", "0")
         assert.strictEqual(errors.length, 1, errors.join("\n"))
         assert.match(errors[0]!, message)
         assert.strictEqual(code, 1)
