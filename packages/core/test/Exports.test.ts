@@ -53,6 +53,23 @@ describe("@socketserver/core", () => {
       DatagramError: ["Closed", "DatagramError", "Failed", "NoReturnAddress", "TooLarge", "Unreachable"],
       DatagramTransport: ["DatagramTransport"],
       Dispatch: ["Dispatch", "bounded", "custom", "fiberPerRequest", "serial"],
+      FrameError: ["FrameError", "Incomplete", "Invalid", "Malformed", "TooLong", "Unencodable"],
+      Framing: [
+        "custom",
+        "decode",
+        "delimiter",
+        "encode",
+        "fixed",
+        "lengthPrefixed",
+        "lines",
+        "ndjson",
+        "netstring",
+        "reader",
+        "schema",
+        "swap",
+        "text",
+        "whole"
+      ],
       Handler: ["isPortable", "portable"],
       ListenError: [
         "AddressInUse",
