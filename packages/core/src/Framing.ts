@@ -60,7 +60,10 @@ export interface Decoder<out A> {
    * time that a few more have come: a peer may send them one by one.
    */
   readonly read: (input: Input) => A | FrameError | undefined
-  /** The input has ended, and `read` found no more: a last message without an end of its own, if the format has that. */
+  /**
+   * The input has ended, and `read` found no more: a last message without an end of its own, if the format has that. Asked if
+   * there is something left, and for packets.
+   */
   readonly end?: ((input: Input) => A | FrameError | undefined) | undefined
 }
 
@@ -426,7 +429,7 @@ export const whole = (options?: FramingOptions): Framing<Uint8Array> => {
   const { tooLong } = errorsOf("whole")
   const decoder: Decoder<Uint8Array> = {
     read: (input) => input.length > max ? tooLong(max) : undefined,
-    end: (input) => input.length === 0 ? undefined : input.take(input.length)
+    end: (input) => input.take(input.length)
   }
   return symmetric("whole", { decoder: () => decoder, encode: (message) => message })
 }

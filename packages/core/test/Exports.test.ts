@@ -26,6 +26,7 @@ describe("@socketserver/core", () => {
         "HandlerFailed",
         "HandshakeFailed",
         "IdleTimeout",
+        "InvalidFrame",
         "Killed",
         "PeerReset",
         "ReadTimeout",
@@ -82,6 +83,8 @@ describe("@socketserver/core", () => {
         "WorkersNotStarted"
       ],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
+      Message: [],
+      MessageTransport: ["MessageTransport"],
       Server: [
         "Server",
         "Service",
@@ -92,16 +95,18 @@ describe("@socketserver/core", () => {
         "listen",
         "listenDatagram",
         "makeDatagram",
+        "makeMessage",
         "makeSessions",
         "makeStream",
         "serveDatagram",
+        "serveMessage",
         "serveSessions",
         "serveStream"
       ],
       ServerEvent: [],
       Session: [],
       StreamTransport: ["StreamTransport"],
-      Transport: ["fromSocketServer", "toSocketServer"],
+      Transport: ["framed", "fromSocketServer", "fromStream", "toSocketServer"],
       WorkerDispatch: ["WorkerDispatch", "hostConnection"],
       WorkerError: ["QueueFull", "WorkerCrashed", "WorkerError", "WorkerTimeout"]
     })
