@@ -13,6 +13,7 @@ import * as Pull from "effect/Pull"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { FrameError, Incomplete, Invalid, Malformed, TooLong, Unencodable } from "./FrameError.ts"
+import { messageOf } from "./internal/causes.ts"
 import { FrameReader, joinFrames } from "./internal/frames.ts"
 import * as Reads from "./internal/reads.ts"
 
@@ -288,7 +289,7 @@ export const lengthPrefixed = (
 ): Framing<Uint8Array> => {
   const { bytes, endian } = options
   if (bytes !== 1 && bytes !== 2 && bytes !== 4 && bytes !== "varint") {
-    throw new RangeError(`bytes is ${bytes}: expected 1, 2, 4 or "varint"`)
+    throw new RangeError(`bytes is ${String(bytes)}: expected 1, 2, 4 or "varint"`)
   }
   const most = bytes === "varint" ? 2 ** 31 - 1 : Math.min(2 ** (8 * bytes) - 1, 2 ** 31 - 1)
   const max = maxLengthOf(options, most)
@@ -530,12 +531,20 @@ const bounded = <A>(decoder: Decoder<A>, max: number, name: string): Decoder<A> 
  * @since 0.1.0
  */
 export const text = (framing: Framing<Uint8Array>): Framing<string> => {
-  const format = (inner: Format<Uint8Array>): Format<string> =>
-    mapFormat(inner, (bytes) => decoder.decode(bytes), (text) => encoder.encode(text))
-  return make(framing.name, format(framing.messages), format(framing.replies))
+  return make(framing.name, textOf(framing.messages), textOf(framing.replies))
 }
+
+const textOf = (inner: Format<Uint8Array>): Format<string> =>
+  mapFormat(inner, (bytes) => decoder.decode(bytes), (text) => encoder.encode(text))
+
 // A BOM is data here; the decoder's default would drop one.
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
+
+const mapRead = <A, B>(
+  message: A | FrameError | undefined,
+  decode: (a: A) => B | FrameError
+): B | FrameError | undefined =>
+  message === undefined || message instanceof FrameError ? message as FrameError | undefined : decode(message)
 
 const mapFormat = <A, B>(
   inner: Format<A>,
@@ -544,12 +553,18 @@ const mapFormat = <A, B>(
 ): Format<B> => ({
   decoder: () => {
     const { end, read } = inner.decoder()
-    const map = (message: A | FrameError | undefined): B | FrameError | undefined =>
-      message === undefined || message instanceof FrameError ? message as FrameError | undefined : decode(message)
-    return { read: (input) => map(read(input)), end: end && ((input) => map(end(input))) }
+    return { read: (input) => mapRead(read(input), decode), end: end && ((input) => mapRead(end(input), decode)) }
   },
   encode: (message) => inner.encode(encode(message))
 })
+
+/**
+ * What a message can be: anything but `undefined`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Value = object | string | number | bigint | boolean | symbol | null
 
 /**
  * Types both directions by schemas, whose encoded sides are what the framing has.
@@ -577,8 +592,8 @@ const mapFormat = <A, B>(
 export const schema = <
   Message,
   Reply,
-  Request extends NonNullable<unknown> | null,
-  Answer extends NonNullable<unknown> | null
+  Request extends Value,
+  Answer extends Value
 >(
   framing: Framing<Message, Reply>,
   schemas: {
@@ -602,7 +617,9 @@ export const schema = <
       (message) => {
         const exit = encode(message)
         if (Exit.isSuccess(exit)) return exit.value
-        throw errorsOf(name).unencodable(`a message that its schema does not allow: ${Cause.squash(exit.cause)}`)
+        throw errorsOf(name).unencodable(
+          `a message that its schema does not allow: ${messageOf(Cause.squash(exit.cause))}`
+        )
       }
     )
   }
@@ -628,7 +645,7 @@ export const schema = <
  * @category constructors
  * @since 0.1.0
  */
-export const ndjson = <Request extends NonNullable<unknown> | null, Answer extends NonNullable<unknown> | null>(
+export const ndjson = <Request extends Value, Answer extends Value>(
   options: FramingOptions & {
     readonly request: Schema.Codec<Request, any>
     readonly reply: Schema.Codec<Answer, any>

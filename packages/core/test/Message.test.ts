@@ -236,7 +236,7 @@ describe("replies", () => {
     Effect.gen(function*() {
       const errors: Array<string> = []
       const server = yield* start(({ payload }) => Effect.succeed(payload === "bad" ? "a\nb" : payload), {
-        onError: (cause, message) => Effect.sync(() => void errors.push(`${message.payload}: ${cause}`))
+        onError: (cause, message) => Effect.sync(() => void errors.push(`${message.payload}: ${String(cause)}`))
       })
       const client = yield* connect(server)
       yield* client.write("a\nbad\nc\n")
