@@ -26,6 +26,7 @@ describe("@socketserver/core", () => {
         "HandlerFailed",
         "HandshakeFailed",
         "IdleTimeout",
+        "InvalidFrame",
         "Killed",
         "PeerReset",
         "ReadTimeout",
@@ -53,6 +54,23 @@ describe("@socketserver/core", () => {
       DatagramError: ["Closed", "DatagramError", "Failed", "NoReturnAddress", "TooLarge", "Unreachable"],
       DatagramTransport: ["DatagramTransport"],
       Dispatch: ["Dispatch", "bounded", "custom", "fiberPerRequest", "serial"],
+      FrameError: ["FrameError", "Incomplete", "Invalid", "Malformed", "TooLong", "Unencodable"],
+      Framing: [
+        "custom",
+        "decode",
+        "delimiter",
+        "encode",
+        "fixed",
+        "lengthPrefixed",
+        "lines",
+        "ndjson",
+        "netstring",
+        "reader",
+        "schema",
+        "swap",
+        "text",
+        "whole"
+      ],
       Handler: ["isPortable", "portable"],
       ListenError: [
         "AddressInUse",
@@ -65,6 +83,8 @@ describe("@socketserver/core", () => {
         "WorkersNotStarted"
       ],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
+      Message: [],
+      MessageTransport: ["MessageTransport"],
       Server: [
         "Server",
         "Service",
@@ -75,16 +95,18 @@ describe("@socketserver/core", () => {
         "listen",
         "listenDatagram",
         "makeDatagram",
+        "makeMessage",
         "makeSessions",
         "makeStream",
         "serveDatagram",
+        "serveMessage",
         "serveSessions",
         "serveStream"
       ],
       ServerEvent: [],
       Session: [],
       StreamTransport: ["StreamTransport"],
-      Transport: ["fromSocketServer", "toSocketServer"],
+      Transport: ["framed", "fromSocketServer", "fromStream", "toSocketServer"],
       WorkerDispatch: ["WorkerDispatch", "hostConnection"],
       WorkerError: ["QueueFull", "WorkerCrashed", "WorkerError", "WorkerTimeout"]
     })

@@ -1,5 +1,5 @@
 /** This project: fiber per request, the handlers as its users write them. */
-import { Dispatch, Server } from "@socketserver/core"
+import { Dispatch, Framing, Server, Transport } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -10,6 +10,7 @@ import { control, listenPath, ready, service } from "./control.ts"
 
 /**
  * `loop` pulls and writes, `stream` does the same as a stream, `borrow` pulls without a copy. More words behind a comma:
+ * `messages` serves messages, answered at once, `effects` the same, answered by an effect that has to be run.
  * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets, `deadlines` has
  * all of them set.
  */
@@ -49,12 +50,13 @@ const program = Effect.gen(function*() {
   const transport = listenPath === undefined || listenPath === ""
     ? NodeTransport.tcp({ host: "127.0.0.1", port: 0, acceptors: words.includes("acceptors") ? 8 : 1 })
     : NodeTransport.unix({ path: listenPath })
-  const server = Context.get(
-    yield* Layer.build(
-      transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!, deadlines))
-    ),
-    Server.Server
-  )
+  const framed = transport.pipe(Transport.framed(Framing.lines()), Dispatch.fiberPerRequest())
+  const served = style === "messages"
+    ? framed.pipe(Server.serveMessage(({ payload }) => Effect.succeed(payload)))
+    : style === "effects"
+    ? framed.pipe(Server.serveMessage(({ payload }) => Effect.sync(() => payload)))
+    : transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!, deadlines))
+  const server = Context.get(yield* Layer.build(served), Server.Server)
   control({
     drain: async () => {
       const began = performance.now()

@@ -221,7 +221,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   // ---- reads
 
-  private read<A>(
+  /** What has arrived, for a read of somebody else's making that goes on by itself where one of its steps has ended. */
+  get buffered(): InputBuffer {
+    return this.input
+  }
+
+  read<A>(
     read: Reads.Read<A>,
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
@@ -368,7 +373,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   /** What is left to wait for, or a failure; `undefined` where it is done. */
-  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
+  writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     const failure = this.outputFailure()
     if (failure !== undefined || chunk.length === 0) return failure
     this.unanswered = false
@@ -466,7 +471,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     for (const wake of writers) wake()
   }
 
-  private outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
+  outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
     if (this.outputEnded) return this.fail(new Closed({ what: "output" }))
@@ -587,15 +592,18 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   get busy(): Connection.Connection["busy"] {
     return (effect) =>
       Effect.suspend(() => {
-        this.workInProgress++
-        return Effect.ensuring(
-          effect,
-          Effect.sync(() => {
-            this.workInProgress--
-            if (this.endWhenIdle) this.recheckRead()
-          })
-        )
+        this.beginWork()
+        return Effect.ensuring(effect, Effect.sync(() => this.endWork()))
       })
+  }
+
+  beginWork(): void {
+    this.workInProgress++
+  }
+
+  endWork(): void {
+    this.workInProgress--
+    if (this.endWhenIdle) this.recheckRead()
   }
 
   /** Keeps track of activity from now on, for the deadlines of reads. */
@@ -728,7 +736,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 }
 
-const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
+export const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
   if (chunks.length === 1) return chunks[0]!
   if (chunks.every((chunk) => typeof chunk === "string")) return chunks.join("")
   let length = 0

@@ -13,7 +13,8 @@ import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
 import type { Refusal, Ticket, Verdict } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
-import type { Request } from "../Dispatch.ts"
+import type { Request, Strategy } from "../Dispatch.ts"
+import { FrameError } from "../FrameError.ts"
 import type { ConnectionInfo } from "../Server.ts"
 import type { Handshake } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
@@ -104,8 +105,12 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** The handler has failed, or the worker that it ran in. */
-  protected handlerFailed(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
+  handlerFailed(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
     for (const reason of cause.reasons) {
+      // The peer's doing, if it is of its bytes; of a reply it would be a defect.
+      if (Cause.isFailReason(reason) && reason.error instanceof FrameError && cause.reasons.length === 1) {
+        return CloseReason.InvalidFrame(reason.error)
+      }
       if (!Cause.isDieReason(reason) || !(reason.defect instanceof WorkerError)) continue
       const { reason: why } = reason.defect
       return why._tag === "WorkerTimeout"
@@ -120,7 +125,7 @@ export abstract class Entry implements Request, Registered, Ticket {
    * allocate contexts in the old heap, and young collections would take the entry for alive long after its end. (Bench
    * "churn": 1.38 of raw node:net's CPU time with a field for it.)
    */
-  private get context(): Context.Context<never> {
+  protected get context(): Context.Context<never> {
     return Context.add(Context.add(this.server.context, Scope.Scope, this.scope), CurrentEntry, this)
   }
 
@@ -211,7 +216,16 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.state = "queued"
     this.server.queued++
-    return this.server.config.strategy.run(this)
+    return this.strategy(this)
+  }
+
+  protected get strategy(): Strategy {
+    return this.server.config.strategy.run
+  }
+
+  /** How much of what is in flight it is. */
+  protected get weight(): number {
+    return 1
   }
 
   refuse(policy: string): Effect.Effect<void> {
@@ -247,7 +261,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     this.server.leaveQueue()
     this.state = "handling"
     if (this.server.requestMillis < Infinity) this.handlingSince = this.server.now()
-    this.server.inFlight++
+    this.server.inFlight += this.weight
     return Effect.matchCauseEffect(restore(this.callHandler()), {
       onSuccess: (value) => this.settle(value === undefined ? Exit.void : Exit.succeed(value), restore),
       onFailure: (cause) => this.settle(Exit.failCause(cause), restore)
@@ -255,7 +269,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** Not suspended: it runs in the fiber already (bench "udp": each effect that need not be made counts). */
-  private callHandler(): Effect.Effect<unknown, unknown> {
+  protected callHandler(): Effect.Effect<unknown, unknown> {
     try {
       return this.server.config.handler(this.subject)
     } catch (defect) {
@@ -285,7 +299,7 @@ export abstract class Entry implements Request, Registered, Ticket {
 
   private close(): void {
     this.state = "closing"
-    this.server.inFlight--
+    this.server.inFlight -= this.weight
     this.closeSubject()
   }
 
@@ -308,11 +322,11 @@ export abstract class Entry implements Request, Registered, Ticket {
     return this.reason !== undefined
   }
 
-  protected decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
+  decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
     return this.reason ??= reason
   }
 
-  private onError(
+  onError(
     cause: Cause.Cause<unknown>,
     reason: CloseReason.CloseReason,
     level: "Error" | "Debug" = CloseReason.logLevel(reason)

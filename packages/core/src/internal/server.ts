@@ -26,7 +26,7 @@ import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
-import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
+import { type Handshake, type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
 import type { Patience } from "../WorkerDispatch.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
@@ -76,7 +76,9 @@ export const start = (
   tag: Tag,
   transport: StreamTransport["Service"],
   dispatched: Dispatched,
-  options: ServerOptions<any, any, any> = {}
+  options: ServerOptions<any, any, any> = {},
+  makeEntry: (server: ServerImpl, id: number, wire: Wire) => Entry = (server, id, wire) =>
+    new ConnectionEntry(server, id, wire)
 ) =>
   run(
     tag,
@@ -85,7 +87,7 @@ export const start = (
       steps: transport.steps,
       listen: (server, at) =>
         transport.listen((wire) => {
-          if (!server.draining.isOpen()) server.accept((id) => new ConnectionEntry(server, id, wire))
+          if (!server.draining.isOpen()) server.accept((id) => makeEntry(server, id, wire))
           // The listener had this client in hand when the drain closed it.
           else discard(wire)
         }, at)
