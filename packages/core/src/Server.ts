@@ -158,6 +158,8 @@ export interface Info {
   readonly strategy: string
   /** Its workers, where requests run in workers. */
   readonly workers: WorkersInfo | undefined
+  /** What its admission steps let in, see {@link Limits}. */
+  readonly limits: Readonly<Record<string, number>>
 }
 
 /**
@@ -217,6 +219,24 @@ export interface Connections {
   readonly annotate: (id: number, key: string, value: unknown) => Effect.Effect<boolean>
   /** Ends one connection with `Killed`: its handler is interrupted, what it has written is still sent. */
   readonly close: (id: number) => Effect.Effect<boolean>
+  /** Ends, in the same way, all for which `predicate` holds, the oldest first, and says how many those were. */
+  readonly closeWhere: (predicate: (connection: ConnectionInfo) => boolean) => Effect.Effect<number>
+}
+
+/**
+ * The numbers of the admission steps that bound a server, which may change while it runs. The name of each is its policy, as in
+ * `Stats.refused`: `"maxConnections"`, `"perPeer"`, `"rate"`, `"ratePerPeer"`; a second one of a policy is `"rate-2"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Limits {
+  readonly list: Effect.Effect<Readonly<Record<string, number>>>
+  /**
+   * Applies from now on; connections that are there stay. `false` if there is no such limit. A value that the step does not
+   * take is `InvalidOption`, and the one before stays.
+   */
+  readonly set: (name: string, value: number) => Effect.Effect<boolean, ListenError>
 }
 
 /**
@@ -232,6 +252,7 @@ export class Server extends Context.Service<Server, {
   readonly status: Effect.Effect<Status>
   readonly stats: Effect.Effect<Stats>
   readonly connections: Connections
+  readonly limits: Limits
   /**
    * What happens from now on, until `Stopped`. A subscriber that is slower than the server loses the oldest events beyond
    * 1,024.

@@ -18,7 +18,7 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import type { Gate, StepFor } from "../Admission.ts"
+import type { Gate, Limit, StepFor } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
@@ -252,10 +252,17 @@ export class ServerImpl {
   private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
   private drained: Deferred.Deferred<DrainReport> | undefined
   private drainStart = 0
+  private readonly limits = new Map<string, Limit>()
   private readonly counts: Counts = { idleClosed: 0, completed: 0, interrupted: 0, killed: 0, refused: 0 }
 
   constructor(config: Config) {
     this.config = config
+    for (const step of config.transport.steps) {
+      if ("handshake" in step || step.limit === undefined) continue
+      let name = step.policy
+      for (let n = 2; this.limits.has(name); n++) name = `${step.policy}-${n}`
+      this.limits.set(name, step.limit)
+    }
     this.shape = this.makeShape()
     this.context = Context.add(config.context, config.tag, this.shape)
     if (config.workers !== undefined) {
@@ -539,8 +546,13 @@ export class ServerImpl {
       descriptor: this.listener?.descriptor,
       transport: transport.name,
       strategy: strategy.name,
-      workers: workers?.info()
+      workers: workers?.info(),
+      limits: this.currentLimits()
     }
+  }
+
+  private currentLimits(): Record<string, number> {
+    return Object.fromEntries(Array.from(this.limits, ([name, limit]) => [name, limit.current()]))
   }
 
   private stats(): Stats {
@@ -582,7 +594,20 @@ export class ServerImpl {
             const entry = entries.get(id)
             return entry === undefined ? Effect.succeed(false) : Effect.as(entry.annotate(key, value), true)
           }),
-        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false)
+        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false),
+        closeWhere: (predicate) =>
+          Effect.sync(() => {
+            const chosen = entries.values().filter((entry) => predicate(entry.info()))
+            return chosen.filter((entry) => entry.endWith(CloseReason.Killed)).length
+          })
+      },
+      limits: {
+        list: Effect.sync(() => this.currentLimits()),
+        set: (name, value) =>
+          Effect.suspend(() => {
+            const limit = this.limits.get(name)
+            return limit === undefined ? Effect.succeed(false) : Effect.as(limit.set(value), true)
+          })
       },
       events: Stream.suspend(() =>
         this.state === "stopped"
