@@ -64,7 +64,7 @@ export interface Owner {
   readonly onReleased: () => void
 }
 
-type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
+export type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
@@ -604,6 +604,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   endWork(): void {
     this.workInProgress--
     if (this.endWhenIdle) this.recheckRead()
+  }
+
+  /** A read that waits does so as if from now on. */
+  touch(): void {
+    if (this.now === undefined) return
+    this.lastActivity = this.now()
+    this.begunAt = this.input.length > 0 || this.workInProgress > 0 ? this.lastActivity : undefined
   }
 
   /** Keeps track of activity from now on, for the deadlines of reads. */
