@@ -64,7 +64,7 @@ export interface Owner {
   readonly onReleased: () => void
 }
 
-type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
+export type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
@@ -606,6 +606,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.endWhenIdle) this.recheckRead()
   }
 
+  /** A read that waits does so as if from now on. */
+  touch(): void {
+    if (this.now === undefined) return
+    this.lastActivity = this.now()
+    this.begunAt = this.input.length > 0 || this.workInProgress > 0 ? this.lastActivity : undefined
+  }
+
   /** Keeps track of activity from now on, for the deadlines of reads. */
   trackActivity(now: () => number): void {
     this.now = now
@@ -616,16 +623,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
    * The deadline that the waiting read has overrun, told once; else in how many milliseconds something could be due. What
    * is due otherwise is done: the connection of a peer that does not read ends.
    */
-  checkDeadlines(
-    { idle, read, write }: Patience,
-    now: number,
-    waitsSince: (since: number) => number | undefined = (since) => since
-  ): ReadDeadline | number {
+  checkDeadlines({ idle, read, write }: Patience, now: number): ReadDeadline | number {
     const left = Math.min(this.checkOutput(write, now), this.checkExpected(now))
     if (this.overdue || this.closedHere || this.remote) return left
     if (!this.isReading) return Math.min(left, idle, read)
-    const idleLeft = (waitsSince(this.lastActivity) ?? now) + idle - now
-    const readLeft = (this.begunAt === undefined ? now : waitsSince(this.begunAt) ?? now) + read - now
+    const idleLeft = this.lastActivity + idle - now
+    const readLeft = (this.begunAt ?? now) + read - now
     if (idleLeft > 0 && readLeft > 0) return Math.min(left, idleLeft, readLeft)
     this.overdue = true
     return idleLeft <= 0 ? "idleTimeout" : "readTimeout"

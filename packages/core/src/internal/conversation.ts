@@ -24,8 +24,10 @@ import type { Decoder, Framing } from "../Framing.ts"
 import type { Message, Sender } from "../Message.ts"
 import type { MessageOptions } from "../Server.ts"
 import type { Wire } from "../StreamTransport.ts"
-import { formatAddress, join } from "./connection.ts"
+import type { RemoteMessage } from "../WorkerDispatch.ts"
+import { formatAddress, join, type ReadDeadline } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
+import type { Remotable } from "./dispatching.ts"
 import { joinFrames } from "./frames.ts"
 import type { Places } from "./places.ts"
 import type * as Reads from "./reads.ts"
@@ -70,8 +72,17 @@ export class MessageEntry extends ConnectionEntry {
     return this.conversation.life
   }
 
-  protected override waitsSince(since: number): number | undefined {
-    return this.conversation.idleSince(since)
+  /** What a message waits for is no silence of its peer's. */
+  protected override checkPatience(now: number): ReadDeadline | number {
+    const { patience } = this.server
+    if (!this.conversation.isBusy) return super.checkPatience(now)
+    const next = this.subject.checkDeadlines({ ...patience, idle: Infinity, read: Infinity }, now)
+    return typeof next === "number" ? Math.min(next, patience.idle, patience.read) : next
+  }
+
+  override kill(): void {
+    this.conversation.killWorkers()
+    super.kill()
   }
 
   /** What a message's handler runs with. */
@@ -105,7 +116,6 @@ class Conversation implements Sender<any> {
   /** Is what comes now of no interest any more? */
   private closing = false
   private stopped = false
-  private lastIdle: number | undefined
   /** Replies to leave together: text is added to text. */
   private text = ""
   private frames: Array<Frame> = []
@@ -459,10 +469,8 @@ class Conversation implements Sender<any> {
       if (next.ending !== undefined) this.stop(next.ending)
     }
     if (pending.size === 0) {
-      this.lastIdle = Math.min(this.server.patience.idle, this.server.patience.read) < Infinity
-        ? this.server.now()
-        : undefined
       this.connection.endWork()
+      this.connection.touch()
     }
   }
 
@@ -578,13 +586,21 @@ class Conversation implements Sender<any> {
     return this.connection.annotate
   }
 
-  /** Since when it has had nothing to do, if the peer has been silent since. */
-  idleSince(silentSince: number): number | undefined {
-    return this.pending.size > 0 ? undefined : Math.max(silentSince, this.lastIdle ?? 0)
+  /** Is a message under way? */
+  get isBusy(): boolean {
+    return this.pending.size > 0
+  }
+
+  own(error: object): void {
+    this.connection.own(error)
+  }
+
+  killWorkers(): void {
+    for (const { killWorker } of this.pending) killWorker?.()
   }
 }
 
-export class MessageImpl implements Message<any, any>, Request {
+export class MessageImpl implements Message<any, any>, Request, Remotable {
   readonly sender: Conversation
   readonly id: number
   readonly payload: any
@@ -606,6 +622,8 @@ export class MessageImpl implements Message<any, any>, Request {
   ending: CloseReason.CloseReason | undefined
   /** The reply, while those before it are not answered. */
   held: Frame | undefined
+  /** Where the handler runs in a worker: how to end that. */
+  killWorker: (() => void) | undefined
   onTurn: (() => void) | undefined
   onEnd: (() => void) | undefined
 
@@ -625,6 +643,17 @@ export class MessageImpl implements Message<any, any>, Request {
 
   get reply(): Message<any, any>["reply"] {
     return (reply) => this.sender.reply(this, [reply])
+  }
+
+  get remote(): RemoteMessage {
+    return {
+      _tag: "Message",
+      message: this,
+      onKill: (kill) => {
+        this.killWorker = kill
+      },
+      own: (error) => this.sender.own(error)
+    }
   }
 
   // ---- for the strategy

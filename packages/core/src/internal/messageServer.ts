@@ -15,9 +15,11 @@ import type { Portable } from "../Handler.ts"
 import type { Message, Sender } from "../Message.ts"
 import { MessageTransport } from "../MessageTransport.ts"
 import type { MessageHandler, MessageOptions } from "../Server.ts"
+import type { RemoteMessage } from "../WorkerDispatch.ts"
 import { MessageEntry, type Protocol } from "./conversation.ts"
+import type { DatagramEntry } from "./datagramEntry.ts"
 import * as datagramServer from "./datagramServer.ts"
-import { dispatching } from "./dispatching.ts"
+import { dispatching, type Remotable } from "./dispatching.ts"
 import { Entry } from "./entry.ts"
 import { Flow } from "./flow.ts"
 import { FrameReader } from "./frames.ts"
@@ -33,7 +35,7 @@ export const makeMessage = Effect.fnUntraced(function*(
   const source = yield* MessageTransport
   const { maxConnections = 16_384, maxPipelined = 64, onError: _, onInvalid: __, ...rest } = options
   yield* checkInteger("maxPipelined", maxPipelined, 1)
-  const dispatched = yield* dispatching(handler)
+  const dispatched = yield* dispatching(handler, (message: Remotable) => message.remote)
   switch (source._tag) {
     case "Connections": {
       const { framing, transport } = source
@@ -155,7 +157,7 @@ class Packets {
   }
 }
 
-class PacketMessage implements Message<any, any>, Sender<any> {
+class PacketMessage implements Message<any, any>, Sender<any>, Remotable {
   private readonly datagram: Datagram
   private readonly framing: Framing<any, any>
   readonly payload: any
@@ -188,6 +190,11 @@ class PacketMessage implements Message<any, any>, Sender<any> {
 
   get annotate(): Datagram["annotate"] {
     return this.datagram.annotate
+  }
+
+  get remote(): RemoteMessage {
+    const { onKill } = (this.datagram as DatagramEntry).remote
+    return { _tag: "Message", message: this, onKill, own: () => {} }
   }
 
   get reply(): (reply: unknown) => Effect.Effect<void, DatagramError> {
@@ -294,7 +301,7 @@ class ValueEntry extends Entry {
   }
 }
 
-class ValueMessage implements Message<unknown, never>, Sender<never> {
+class ValueMessage implements Message<unknown, never>, Sender<never>, Remotable {
   private readonly entry: ValueEntry
   readonly payload: unknown
   readonly peer = nobody
@@ -321,6 +328,10 @@ class ValueMessage implements Message<unknown, never>, Sender<never> {
 
   get annotate(): Sender<never>["annotate"] {
     return this.entry.annotate
+  }
+
+  get remote(): RemoteMessage {
+    return { _tag: "Message", message: this, onKill: (kill) => this.entry.onKill(kill), own: () => {} }
   }
 
   readonly reply = (): Effect.Effect<void> => Effect.void
