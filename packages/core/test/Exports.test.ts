@@ -51,6 +51,7 @@ describe("@socketserver/core", () => {
       DatagramTransport: ["DatagramTransport"],
       Dispatch: ["Dispatch", "bounded", "custom", "fiberPerRequest", "serial"],
       Handler: ["isPortable", "portable"],
+      Health: ["isLive", "isLiveStatus", "isReady", "isReadyStatus", "tcpProbe"],
       ListenError: [
         "AddressInUse",
         "AddressNotAvailable",
@@ -61,7 +62,9 @@ describe("@socketserver/core", () => {
         "PermissionDenied",
         "WorkersNotStarted"
       ],
+      Logging: ["Log", "layer", "level", "lines", "off"],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
+      Metrics: ["layer", "prometheusName"],
       Server: [
         "Server",
         "Service",
@@ -78,9 +81,10 @@ describe("@socketserver/core", () => {
         "serveSessions",
         "serveStream"
       ],
-      ServerEvent: [],
+      ServerEvent: ["publish"],
       Session: [],
       StreamTransport: ["StreamTransport"],
+      Tracing: ["layer"],
       Transport: ["fromSocketServer", "toSocketServer"],
       WorkerDispatch: ["WorkerDispatch", "hostConnection"],
       WorkerError: ["QueueFull", "WorkerCrashed", "WorkerError", "WorkerTimeout"]

@@ -60,6 +60,8 @@ export interface Owner {
   /** The peer has finished sending, or the connection is lost; told once the reads know. */
   readonly onGone?: ((how: "end" | "reset") => void) | undefined
   readonly onReleased: () => void
+  /** Follows a handshake. */
+  readonly observeHandshake?: (<A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>) | undefined
 }
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
@@ -489,11 +491,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.flowing = false
     wire.pause()
     this.input.clear()
-    return Effect.suspend(() => run(goAhead)).pipe(
+    const shaking = Effect.suspend(() => run(goAhead)).pipe(
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () => this.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      }),
+      })
+    )
+    return (this.owner.observeHandshake?.("tls", shaking) ?? shaking).pipe(
       Effect.onExit((exit) =>
         Effect.sync(() => {
           if (Exit.isFailure(exit)) return this.lose(Cause.squash(exit.cause))
