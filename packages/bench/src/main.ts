@@ -104,6 +104,11 @@ const contenders: ReadonlyArray<Contender> = [
       !flags.short && busy === 0 && transport !== "unix datagram" && workers === undefined
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
+  ...(flags.short ? [] : ["metrics", "traces", "logs"].map((word) => ({
+    ...node(`ours (${word})`, "ours", `loop,${word}`),
+    takes: ({ busy, connections, size, transport, workers }: Workload) =>
+      busy === 0 && [32, 64].includes(connections) && size < 1_000 && transport === "tcp" && workers === undefined
+  }))),
   {
     ...all("effect", "effect"),
     takes: ({ transport, workers }: Workload) => transport !== "unix datagram" && workers === undefined

@@ -574,9 +574,11 @@ export const every = <Out, E, R, RSchedule>(
   effect: Effect.Effect<unknown, E, R>
 ) =>
 <ROut, E2, R2>(server: Layer.Layer<ROut, E2, R2>): Layer.Layer<ROut, E2, R2 | RSchedule | Exclude<R, ROut>> => {
-  const complain = (cause: Cause.Cause<E>) =>
-    publish({ _tag: "Problem", level: "Error", message: "Server.every: the effect failed", cause })
-  const repeated = Effect.repeat(Effect.asVoid(Effect.catchCause(effect, complain)), schedule)
+  const told = Effect.catchCause(
+    Effect.asVoid(effect),
+    (cause) => publish({ _tag: "Problem", level: "Error", message: "Server.every: the effect failed", cause })
+  )
+  const repeated = Effect.repeat(told, schedule)
   return Layer.effectDiscard(Effect.forkScoped(repeated)).pipe(Layer.provideMerge(server)) as any
 }
 

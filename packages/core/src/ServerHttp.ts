@@ -8,7 +8,7 @@ import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
-import * as Layer from "effect/Layer"
+import type * as Layer from "effect/Layer"
 import * as PrometheusMetrics from "effect/observability/PrometheusMetrics"
 import * as Health from "./Health.ts"
 import { prometheusName } from "./Metrics.ts"
@@ -71,7 +71,7 @@ export const health: {
   HttpRouter.use(Effect.fnUntraced(function*(router) {
     const servers: Array<{ readonly name: string; readonly status: Effect.Effect<Status> }> = []
     for (const tag of tags.length === 0 ? [Server] : tags) {
-      const { status } = (yield* tag) as Server["Service"]
+      const { status } = yield* tag
       servers.push({ name: tag.key, status })
     }
     const answer = (isWell: (status: Status) => boolean) =>

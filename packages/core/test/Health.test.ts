@@ -126,7 +126,7 @@ describe("over HTTP", () => {
         ),
         ({ dispose }) => Effect.promise(dispose)
       ),
-      ({ handler }) => handler as (request: Request) => Promise<Response>
+      ({ handler }) => handler
     )
 
   it.effect("/readyz and /livez answer with the status", () =>

@@ -2,7 +2,8 @@
  * The metrics of one server. What the server counts anyway is read when somebody reads the metrics; the rest, durations, is
  * taken from requests as they go by.
  */
-import * as Context from "effect/Context"
+import type * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { identity } from "effect/Function"
@@ -62,7 +63,10 @@ export const descriptions = {
 } satisfies Record<string, Description>
 
 export class ServerMetrics implements Observer {
-  private readonly server: ServerImpl
+  /** Until it ends: what stays of it then is small. */
+  private server: ServerImpl | undefined
+  private readonly clock: Clock.Clock
+  private readonly context: Context.Context<never>
   private readonly boundaries: ReadonlyArray<number>
   private readonly registrations: Array<Metric.Registration> = []
   /** Ends the live reading: counters keep their last value, gauges go. */
@@ -73,18 +77,20 @@ export class ServerMetrics implements Observer {
 
   constructor(server: ServerImpl, boundaries: ReadonlyArray<number>) {
     this.server = server
+    this.clock = server.config.clock
+    this.context = server.config.context
     this.boundaries = boundaries
   }
 
   /** Nanoseconds. */
   get now(): bigint {
-    return this.server.config.clock.currentTimeNanosUnsafe()
+    return this.clock.currentTimeNanosUnsafe()
   }
 
   readonly observe = (): Observed => new Measured(this)
 
   readonly bound = (): void => {
-    const { server } = this
+    const server = this.server!
     const { transport, workers } = server.config
     const { "network.transport": network } = transportAttributes(server, server.shape.address)
     const at = Object.entries(addressAttributes("server", server.shape.address))
@@ -120,15 +126,16 @@ export class ServerMetrics implements Observer {
   }
 
   addPolicy(policy: string): void {
-    if (this.policies.has(policy)) return
+    const { server } = this
+    if (server === undefined || this.policies.has(policy)) return
     this.policies.add(policy)
-    this.counter(descriptions.refused, () => this.server.refused[policy] ?? 0, { policy })
+    this.counter(descriptions.refused, () => server.refused[policy] ?? 0, { policy })
   }
 
   private counter(description: Description, count: () => number, attributes?: Attributes): void {
     const metric = Metric.counter(description.id, { ...this.options(description, attributes), incremental: true })
     const register = (get: () => number) =>
-      Metric.registerUnsafe(metric, this.server.context, { get: () => ({ count: get(), incremental: true }), ...hooks })
+      Metric.registerUnsafe(metric, this.context, { get: () => ({ count: get(), incremental: true }), ...hooks })
     let registration = register(count)
     this.freezes.push(() => {
       const last = count()
@@ -141,7 +148,7 @@ export class ServerMetrics implements Observer {
   private gauge(description: Description, value: () => number, attributes?: Attributes): void {
     const metric = Metric.gauge(description.id, this.options(description, attributes))
     const get = () => ({ value: value() })
-    const { remove } = Metric.registerUnsafe(metric, this.server.context, { get, ...hooks })
+    const { remove } = Metric.registerUnsafe(metric, this.context, { get, ...hooks })
     this.freezes.push(remove)
   }
 
@@ -155,7 +162,7 @@ export class ServerMetrics implements Observer {
       histogram = Metric.histogram(description.id, { ...this.options(description, attributes), boundaries })
       this.histograms.set(name, histogram)
     }
-    histogram.updateUnsafe(Number(this.now - since) / 1e9, this.server.context)
+    histogram.updateUnsafe(Number(this.now - since) / 1e9, this.context)
   }
 
   private options({ description, unit }: Description, attributes: Attributes | undefined) {
@@ -165,12 +172,14 @@ export class ServerMetrics implements Observer {
   /** The server has ended. */
   freeze(): void {
     for (const freeze of this.freezes) freeze()
+    this.freezes.length = 0
+    this.server = undefined
   }
 
   /** Nothing is left in the registry. */
   remove(): void {
     for (const { remove } of this.registrations) remove()
-    for (const histogram of this.histograms.values()) Metric.removeUnsafe(histogram, this.server.context)
+    for (const histogram of this.histograms.values()) Metric.removeUnsafe(histogram, this.context)
   }
 }
 
