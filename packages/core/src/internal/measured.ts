@@ -134,15 +134,14 @@ export class ServerMetrics implements Observer {
 
   private counter(description: Description, count: () => number, attributes?: Attributes): void {
     const metric = Metric.counter(description.id, { ...this.options(description, attributes), incremental: true })
-    const register = (get: () => number) =>
-      Metric.registerUnsafe(metric, this.context, { get: () => ({ count: get(), incremental: true }), ...hooks })
-    let registration = register(count)
+    // Frozen, it holds on to nothing of the server's.
+    let current = count
+    const get = () => ({ count: current(), incremental: true })
+    this.registrations.push(Metric.registerUnsafe(metric, this.context, { get, ...hooks }))
     this.freezes.push(() => {
-      const last = count()
-      registration.remove()
-      registration = register(() => last)
+      const last = current()
+      current = () => last
     })
-    this.registrations.push({ remove: () => registration.remove() })
   }
 
   private gauge(description: Description, value: () => number, attributes?: Attributes): void {
