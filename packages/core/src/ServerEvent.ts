@@ -33,12 +33,12 @@ export interface DrainReport {
 }
 
 /**
- * What a request is: a connection, a packet, or a peer's many packets.
+ * What a request is: a connection, a packet, a peer's many packets, a message on a connection, a value of a stream.
  *
  * @category models
  * @since 0.1.0
  */
-export type RequestKind = "connection" | "datagram" | "session"
+export type RequestKind = "connection" | "datagram" | "session" | "message" | "value"
 
 /**
  * Something that happened in a server.

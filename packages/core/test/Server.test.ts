@@ -160,7 +160,8 @@ describe("what can be asked", () => {
         descriptor: undefined,
         transport: "memory",
         strategy: "serial",
-        workers: undefined
+        workers: undefined,
+        limits: {}
       })
     }))
 
@@ -255,6 +256,23 @@ describe("what can be asked", () => {
       assert.strictEqual(yield* server.connections.close(1), false)
       assert.strictEqual(yield* server.connections.annotate(1, "x", 1), false)
       assert.deepStrictEqual(yield* server.connections.find(99), Option.none())
+    }))
+
+  it.effect("all connections that a predicate chooses are closed, whatever they do, and counted", () =>
+    Effect.gen(function*() {
+      const server = yield* startSerial((c) => Effect.andThen(c.annotate("user", `u${c.id}`), c.pull))
+      const clients = yield* Effect.replicateEffect(MemoryTransport.connect(server.address), 4)
+      yield* settle
+      // The first is with its handler, the others wait.
+      const closed = yield* server.connections.closeWhere(({ annotations, id }) =>
+        annotations.get("user") === "u1" || id === 3
+      )
+      assert.strictEqual(closed, 2)
+      yield* settle
+      assert.deepStrictEqual((yield* server.stats).closed, { Killed: 2 })
+      assert.deepStrictEqual((yield* server.connections.list).map(({ id }) => id), [2, 4])
+      assert.isTrue(Cause.isDone(yield* Effect.flip(clients[2]!.pull)))
+      assert.strictEqual(yield* server.connections.closeWhere(() => false), 0)
     }))
 
   it.effect("a connection that still waits can be closed too, and keeps no place", () =>

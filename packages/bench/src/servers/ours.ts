@@ -1,5 +1,5 @@
 /** This project: fiber per request, the handlers as its users write them. */
-import { Dispatch, Logging, Metrics, Server, Tracing } from "@socketserver/core"
+import { Dispatch, Framing, Logging, Metrics, Server, Tracing, Transport } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -11,8 +11,9 @@ import { control, listenPath, ready, service } from "./control.ts"
 
 /**
  * `loop` pulls and writes, `stream` does the same as a stream, `borrow` pulls without a copy. More words behind a comma:
- * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets,
- * `metrics` measures, `traces` traces for a tracer that keeps nothing, and `logs` makes a line of each connection, for nobody.
+ * `messages` serves messages, answered at once, `effects` the same, answered by an effect that has to be run.
+ * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets, `deadlines` has
+ * all of them set, `metrics` measures, `traces` traces for a tracer that keeps nothing, `logs` makes a line of each connection.
  */
 const [style = "loop", ...words] = (process.argv[4] ?? "loop").split(",")
 
@@ -46,21 +47,28 @@ const observed = [
     : []),
   ...(words.includes("logs") ? [Logging.layer({ ...Logging.lines, debug: true })] : [])
 ]
+const deadlines: Server.ServerOptions = words.includes("deadlines")
+  ? {
+    idleTimeout: "1 minute",
+    readTimeout: "10 seconds",
+    writeTimeout: "10 seconds",
+    requestTimeout: "1 hour",
+    maxAge: { after: "1 hour" }
+  }
+  : {}
 
 const program = Effect.gen(function*() {
   const transport = listenPath === undefined || listenPath === ""
     ? NodeTransport.tcp({ host: "127.0.0.1", port: 0, acceptors: words.includes("acceptors") ? 8 : 1 })
     : NodeTransport.unix({ path: listenPath })
-  const server = Context.get(
-    yield* Layer.build(
-      transport.pipe(
-        Dispatch.fiberPerRequest(),
-        Server.serveStream(handlers[`${service} ${style}`]!),
-        Layer.provide(Layer.mergeAll(Layer.empty, ...observed))
-      )
-    ),
-    Server.Server
-  )
+  const framed = transport.pipe(Transport.framed(Framing.lines()), Dispatch.fiberPerRequest())
+  const served = style === "messages"
+    ? framed.pipe(Server.serveMessage(({ payload }) => Effect.succeed(payload)))
+    : style === "effects"
+    ? framed.pipe(Server.serveMessage(({ payload }) => Effect.sync(() => payload)))
+    : transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!, deadlines))
+  const layer = Layer.provide(served, Layer.mergeAll(Layer.empty, ...observed))
+  const server = Context.get(yield* Layer.build(layer), Server.Server)
   control({
     drain: async () => {
       const began = performance.now()

@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
-import type { Live } from "../Admission.ts"
+import type { Limit, Live } from "../Admission.ts"
 import type { ListenError } from "../ListenError.ts"
 import { publish } from "../ServerEvent.ts"
 
@@ -32,3 +32,18 @@ export const follow = Effect.fnUntraced(function*<A>(
   )
   yield* Effect.forkScoped(changes, { startImmediately: true })
 })
+
+/** A number that changes by whoever has its `SubscriptionRef`, or by the `limits` of a server: both see what it is. */
+export const liveLimit = (live: Live<number>, apply: (value: number) => Effect.Effect<void, ListenError>) => {
+  const ref = SubscriptionRef.isSubscriptionRef(live) ? live as SubscriptionRef.SubscriptionRef<number> : undefined
+  let current = ref === undefined ? live as number : SubscriptionRef.getUnsafe(ref)
+  const change = (value: number) =>
+    Effect.map(apply(value), () => {
+      current = value
+    })
+  const limit: Limit = {
+    current: () => current,
+    set: (value) => Effect.andThen(change(value), ref === undefined ? Effect.void : SubscriptionRef.set(ref, value))
+  }
+  return { limit, start: Effect.suspend(() => follow(ref ?? current, change)) }
+}

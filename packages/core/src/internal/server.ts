@@ -20,7 +20,7 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import type { Gate, StepFor } from "../Admission.ts"
+import type { Gate, Limit, StepFor } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
@@ -29,7 +29,8 @@ import type { ListenError } from "../ListenError.ts"
 import { level, Log, type Logging } from "../Logging.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, LifecycleEvent, RequestEvent, ServerEvent } from "../ServerEvent.ts"
-import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
+import { type Handshake, type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
+import type { Patience } from "../WorkerDispatch.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
@@ -45,6 +46,20 @@ type Shape = Server["Service"]
 export type Tag = Context.Service<Server, Shape>
 
 const defaultShutdown = { grace: Duration.seconds(20), kill: Duration.seconds(5) }
+
+/**
+ * A write has a deadline by default, unlike a read: a client that is silent for long may be an honest one, but it is nowhere a
+ * way to use a protocol to ask for something and not to take it; and while it waits, its handler does, with all that it holds,
+ * and the system's memory for its output. Half a minute is what Ranch and Thousand Island have for it.
+ */
+const defaultWriteTimeout = Duration.seconds(30)
+
+/**
+ * For how many milliseconds of a connection's life a drain leaves a client that has said nothing yet the time to do so: its first
+ * request may be on the way. A client that speaks first does so when it has connected, a round trip later at most; a second is
+ * that around the world, and a segment that was lost on the way and is sent again (RFC 6298: after a second at first).
+ */
+const firstWord = 1_000
 
 interface Deadlines {
   readonly grace: Duration.Duration
@@ -66,7 +81,9 @@ export const start = (
   tag: Tag,
   transport: StreamTransport["Service"],
   dispatched: Dispatched,
-  options: ServerOptions<any, any, any> = {}
+  options: ServerOptions<any, any, any> = {},
+  makeEntry: (server: ServerImpl, id: number, wire: Wire) => Entry = (server, id, wire) =>
+    new ConnectionEntry(server, id, wire)
 ) =>
   run(
     tag,
@@ -75,7 +92,7 @@ export const start = (
       steps: transport.steps,
       listen: (server, at) =>
         transport.listen((wire) => {
-          if (server.isOpen) server.accept((id) => new ConnectionEntry(server, id, wire))
+          if (!server.draining.isOpen()) server.accept((id) => makeEntry(server, id, wire))
           // The listener had this client in hand when the drain closed it.
           else discard(wire)
         }, at)
@@ -91,9 +108,13 @@ export const run = Effect.fnUntraced(function*(
   { context, handler, strategy, workers }: Dispatched,
   options: Options<any> = {}
 ) {
-  const idleTimeout = options.idleTimeout === undefined
-    ? undefined
-    : yield* checkDuration("idleTimeout", options.idleTimeout)
+  const { idleTimeout = Infinity, readTimeout = Infinity, requestTimeout = Infinity } = options
+  const patience = {
+    idle: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout)),
+    read: Duration.toMillis(yield* checkDuration("readTimeout", readTimeout)),
+    write: Duration.toMillis(yield* checkDuration("writeTimeout", options.writeTimeout ?? defaultWriteTimeout))
+  }
+  const requestMillis = Duration.toMillis(yield* checkDuration("requestTimeout", requestTimeout))
   const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
@@ -107,7 +128,8 @@ export const run = Effect.fnUntraced(function*(
     // What they require is in `context`: the public signatures see to it.
     handler: handler as Config["handler"],
     options: options as Options<never>,
-    idleTimeout,
+    patience,
+    requestMillis,
     maxAge,
     shutdown,
     clock: yield* Clock.Clock,
@@ -138,14 +160,30 @@ const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
   return { least, most: least + more }
 })
 
+/** How many clients may wait to be accepted, as Node and most systems have it. */
+const longestBacklog = 512
+
+/** Of the event loop: then transports have delivered all that the system had. */
+const twoTurns = Effect.andThen(Effect.yieldNow, Effect.yieldNow)
+
 export interface NamedStrategy {
   readonly name: string
   readonly run: Strategy
 }
 
 /** The options of either kind of server. */
-interface Options<R>
-  extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "maxAge" | "interruptOnDisconnect">
+interface Options<R> extends
+  Pick<
+    ServerOptions,
+    | "name"
+    | "shutdown"
+    | "idleTimeout"
+    | "readTimeout"
+    | "writeTimeout"
+    | "requestTimeout"
+    | "maxAge"
+    | "interruptOnDisconnect"
+  >
 {
   readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
   readonly onError?:
@@ -182,7 +220,8 @@ interface Config {
   readonly strategy: NamedStrategy
   readonly handler: (subject: any) => Effect.Effect<unknown, unknown>
   readonly options: Options<never>
-  readonly idleTimeout: Duration.Duration | undefined
+  readonly patience: Patience
+  readonly requestMillis: number
   /** In milliseconds. */
   readonly maxAge: { readonly least: number; readonly most: number } | undefined
   readonly shutdown: Deadlines
@@ -202,7 +241,9 @@ export class ServerImpl {
   /** What handlers and hooks run with. */
   readonly context: Context.Context<never>
   readonly draining = Latch.makeUnsafe(false)
-  readonly idleMillis: number | undefined
+  readonly patience: Patience
+  /** How long a handler may run; `Infinity` where it may for ever. */
+  readonly requestMillis: number
 
   private state: "starting" | "open" | "suspended" | "draining" | "stopped" = "starting"
   private listener: (Listener & { readonly close: Effect.Effect<void> }) | undefined
@@ -229,10 +270,17 @@ export class ServerImpl {
   private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
   private drained: Deferred.Deferred<DrainReport> | undefined
   private drainStart = 0
+  private readonly limits = new Map<string, Limit>()
   private readonly counts: Counts = { idleClosed: 0, completed: 0, interrupted: 0, killed: 0, refused: 0 }
 
   constructor(config: Config) {
     this.config = config
+    for (const step of config.transport.steps) {
+      if ("handshake" in step || step.limit === undefined) continue
+      let name = step.policy
+      for (let n = 2; this.limits.has(name); n++) name = `${step.policy}-${n}`
+      this.limits.set(name, step.limit)
+    }
     this.shape = this.makeShape()
     this.context = Context.add(config.context, config.tag, this.shape)
     if (config.workers !== undefined) {
@@ -240,7 +288,8 @@ export class ServerImpl {
     }
     this.logsDebug = config.logging.debug ??
       LogLevel.isGreaterThanOrEqualTo("Debug", Context.get(config.context, References.MinimumLogLevel))
-    this.idleMillis = config.idleTimeout === undefined ? undefined : Duration.toMillis(config.idleTimeout)
+    this.patience = config.patience
+    this.requestMillis = config.requestMillis
   }
 
   readonly now = (): number => this.config.clock.currentTimeMillisUnsafe()
@@ -485,17 +534,18 @@ export class ServerImpl {
       const { waiting } = this.config.transport
       // Packets that have been received are served, and their answers leave by the socket that they came in by.
       if (waiting === undefined) {
+        yield* this.acceptWaiting(Duration.toMillis(grace))
         yield* this.listening.withPermit(this.closeListener())
-        this.refuseWaiting()
       }
-      // A request may lie in the system's buffers already, unseen. Two turns of the event loop let transports deliver it,
-      // so that its connection does not look idle.
-      yield* Effect.yieldNow
-      yield* Effect.yieldNow
+      // A request may lie in the system's buffers already, unseen: then its connection must not look idle.
+      yield* twoTurns
+      if (waiting === undefined) this.refuseWaiting()
       this.draining.openUnsafe()
-      for (const entry of this.entries.values()) entry.startDrain()
+      const graceEnd = this.drainStart + Duration.toMillis(grace)
+      const expected = Math.min(firstWord, Duration.toMillis(grace))
+      for (const entry of this.entries.values()) entry.startDrain(expected)
       const empty = this.until(() => this.isIdle)
-      if (Option.isNone(yield* Effect.timeoutOption(empty, grace))) {
+      if (Option.isNone(yield* Effect.timeoutOption(empty, Math.max(graceEnd - this.now(), 0)))) {
         this.counts.refused += waiting?.clear() ?? 0
         this.refuseWaiting()
         for (const entry of this.entries.values()) entry.interrupt()
@@ -508,6 +558,22 @@ export class ServerImpl {
       const report = this.report()
       this.publish({ _tag: "Stopped", report })
       return report
+    })
+  }
+
+  /**
+   * The system has connected clients already that wait to be accepted, and may have sent their requests: with the listener, it
+   * would reset them. They are accepted one after the other (Node takes one for each turn of the event loop), for as long as
+   * there are any, and as many as were there when the drain began.
+   */
+  private acceptWaiting(grace: number): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      const last = this.accepted + longestBacklog
+      let before: number
+      do {
+        before = this.accepted
+        yield* twoTurns
+      } while (this.accepted > before && this.accepted < last && this.now() - this.drainStart < grace)
     })
   }
 
@@ -537,7 +603,8 @@ export class ServerImpl {
       descriptor: this.listener?.descriptor,
       transport: transport.name,
       strategy: strategy.name,
-      workers: workers?.info()
+      workers: workers?.info(),
+      limits: this.currentLimits()
     }
   }
 
@@ -553,6 +620,10 @@ export class ServerImpl {
   bytes(which: "bytesRead" | "bytesWritten"): number {
     const ofOpen = this.entries.sum((entry) => entry[which])
     return ofOpen + (which === "bytesRead" ? this.closedBytesRead : this.closedBytesWritten)
+  }
+
+  private currentLimits(): Record<string, number> {
+    return Object.fromEntries(Array.from(this.limits, ([name, limit]) => [name, limit.current()]))
   }
 
   private stats(): Stats {
@@ -596,7 +667,20 @@ export class ServerImpl {
             const entry = entries.get(id)
             return entry === undefined ? Effect.succeed(false) : Effect.as(entry.annotate(key, value), true)
           }),
-        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false)
+        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false),
+        closeWhere: (predicate) =>
+          Effect.sync(() => {
+            const chosen = entries.values().filter((entry) => predicate(entry.info()))
+            return chosen.filter((entry) => entry.endWith(CloseReason.Killed)).length
+          })
+      },
+      limits: {
+        list: Effect.sync(() => this.currentLimits()),
+        set: (name, value) =>
+          Effect.suspend(() => {
+            const limit = this.limits.get(name)
+            return limit === undefined ? Effect.succeed(false) : Effect.as(limit.set(value), true)
+          })
       },
       events: this.untilStopped(config.events),
       lifecycle: this.untilStopped(config.lifecycle),

@@ -138,21 +138,22 @@ class RemoteJob implements Job {
         return worker.post({ ...message, subject: { _tag: "Task", input: encodeValue(request.input) } })
       case "Datagram": {
         const { local, payload, peer, truncated } = request.datagram
-        this.help(Effect.map(request.datagram.draining, () => this.tellDrain()))
+        this.help(Effect.map(request.datagram.draining, () => this.tellDrain(0)))
         return worker.post({
           ...message,
           subject: { _tag: "Datagram", peer: encodeValue(peer), local: encodeValue(local), payload, truncated }
         })
       }
       case "Connection": {
-        const { connection, idleMillis, onDrain, replaceWire, watch, wire } = request
+        const { connection, onDrain, patience, replaceWire, watch, wire } = request
         const subjectAs = (transfer: "socket" | "bytes", ends: EncodedEnds, allowHalfOpen: boolean) => ({
           _tag: "Connection" as const,
           ends,
           transfer,
           allowHalfOpen,
           watch: watch !== undefined,
-          idleMillis,
+          // Where the socket stays here, so does the output that waits.
+          patience: transfer === "socket" ? patience : { ...patience, write: Infinity },
           tls: connection.tls,
           startTls: wire.startTls === undefined ? undefined : Duration.toMillis(wire.startTls.timeout)
         })
@@ -176,13 +177,13 @@ class RemoteJob implements Job {
           worker.post({ ...message, subject: subjectAs("bytes", encodeEnds(connection), true) })
           watch?.()
         }
-        return onDrain(() => this.tellDrain())
+        return onDrain((expected) => this.tellDrain(expected))
       }
     }
   }
 
-  private tellDrain(): void {
-    if (!this.ended) this.worker!.post({ _tag: "Drain", id: this.id })
+  private tellDrain(expected: number): void {
+    if (!this.ended) this.worker!.post({ _tag: "Drain", id: this.id, expected })
   }
 
   /** Runs something until the job ends. */
@@ -226,12 +227,14 @@ class RemoteJob implements Job {
     if (this.ended) this.worker!.forget(this)
   }
 
-  private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
+  private onConnection(message: FromWorker, { connection, onTimeout }: RemoteConnection): void {
     const { id } = this
     const worker = this.worker!
     switch (message._tag) {
-      case "Idle":
-        return void this.help(Effect.map(onIdle, () => worker.post({ _tag: "TimeOut", id })))
+      case "TimingOut": {
+        const { deadline } = message
+        return void this.help(Effect.map(onTimeout, () => worker.post({ _tag: "TimeOut", id, deadline })))
+      }
       case "Resume":
         this.pumping = this.help(this.pump(connection))
         return
@@ -395,7 +398,9 @@ const subjectOf = (request: RemoteConnection | RemoteDatagram): Connection | Dat
 const failureIn = (cause: Cause.Cause<ConnectionError | Cause.Done>): WireFailure => {
   const [reason] = cause.reasons
   const error = reason !== undefined && Cause.isFailReason(reason) ? reason.error : undefined
-  return error?._tag === "ConnectionError" && error.reason._tag === "Failed"
-    ? encodeFailure({ _tag: "Failed", cause: error.reason.cause })
+  const why = error?._tag === "ConnectionError" ? error.reason : undefined
+  // A peer that does not read has its connection ended here, with `Timeout`: so it is there.
+  return why?._tag === "Failed" || why?._tag === "Timeout"
+    ? encodeFailure({ _tag: "Failed", cause: why._tag === "Failed" ? why.cause : why })
     : { _tag: "Reset" }
 }

@@ -94,8 +94,8 @@ class Job {
           wire: this.makeWire(subject, socket),
           watch: this.watch = subject.watch && subject.transfer === "socket",
           onGone: (how) => this.onGone(how),
-          idleMillis: subject.idleMillis,
-          onIdle: () => post({ _tag: "Idle", id: this.id }),
+          patience: subject.patience,
+          onTimeout: (deadline) => post({ _tag: "TimingOut", id: this.id, deadline }),
           annotate: this.annotate,
           onReleased: () => this.onReleased()
         })
@@ -181,10 +181,10 @@ class Job {
       case "Drain":
         this.draining?.openUnsafe()
         // As in a server: what lies in the system's buffers already is a request that the connection is not idle with.
-        setImmediate(() => setImmediate(() => this.hosted?.drain()))
+        setImmediate(() => setImmediate(() => this.hosted?.drain(message.expected)))
         return
       case "TimeOut":
-        return this.hosted?.timeOut()
+        return this.hosted?.timeOut(message.deadline)
       case "Input":
         return this.port?.received(message.bytes)
       case "InputEnd":
@@ -267,7 +267,7 @@ class Job {
 /** What there is to say, if there is anything. */
 const stateOf = (hosted: HostedConnection) => {
   const state = hosted.state()
-  return state.lost === undefined && !state.drained && !state.timedOut
+  return state.lost === undefined && !state.drained && state.timedOut === undefined
     ? undefined
     : { ...state, lost: state.lost && encodeFailure(state.lost) }
 }

@@ -2,6 +2,7 @@
 import type { Connection } from "@socketserver/core/Connection"
 import type { Datagram } from "@socketserver/core/Datagram"
 import * as Handler from "@socketserver/core/Handler"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
@@ -90,6 +91,14 @@ const act = (
       return Effect.onInterrupt(
         Effect.andThen(connection.write("waiting\n"), Effect.never),
         () => Effect.ignore(connection.write("interrupted\n"))
+      )
+    case "flood":
+      return Effect.forever(connection.write("x".repeat(100_000)))
+    case "leave":
+      // With more written than the system takes. What an interrupted write was given leaves with the rest, if it can.
+      return Effect.andThen(
+        Effect.timeoutOption(connection.write("x".repeat(32_000_000)), "10 millis"),
+        Effect.fail(Cause.Done())
       )
     case "stay":
       return Effect.uninterruptible(Effect.andThen(connection.write("staying\n"), Effect.never))
