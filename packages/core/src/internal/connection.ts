@@ -620,12 +620,16 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
    * The deadline that the waiting read has overrun, told once; else in how many milliseconds something could be due. What
    * is due otherwise is done: the connection of a peer that does not read ends.
    */
-  checkDeadlines({ idle, read, write }: Patience, now: number): ReadDeadline | number {
+  checkDeadlines(
+    { idle, read, write }: Patience,
+    now: number,
+    waitsSince: (since: number) => number | undefined = (since) => since
+  ): ReadDeadline | number {
     const left = Math.min(this.checkOutput(write, now), this.checkExpected(now))
     if (this.overdue || this.closedHere || this.remote) return left
     if (!this.isReading) return Math.min(left, idle, read)
-    const idleLeft = this.lastActivity + idle - now
-    const readLeft = (this.begunAt ?? now) + read - now
+    const idleLeft = (waitsSince(this.lastActivity) ?? now) + idle - now
+    const readLeft = (this.begunAt === undefined ? now : waitsSince(this.begunAt) ?? now) + read - now
     if (idleLeft > 0 && readLeft > 0) return Math.min(left, idleLeft, readLeft)
     this.overdue = true
     return idleLeft <= 0 ? "idleTimeout" : "readTimeout"

@@ -204,12 +204,17 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       this.agesAt = Infinity
       this.startDrain(0)
     }
-    const next = this.subject.checkDeadlines(this.server.patience, now)
+    const next = this.subject.checkDeadlines(this.server.patience, now, (since) => this.waitsSince(since))
     if (typeof next === "number") return Math.min(super.checkDeadlines(now), this.agesAt - now, next)
     this.timingOut = Effect.runForkWith(this.server.context)(
       Effect.map(this.onTimeout, () => this.subject.timeOut(next))
     )
     return this.checkDeadlines(now)
+  }
+
+  /** Since when its peer is what is waited for, where a read has waited since then; `undefined` while it is something else. */
+  protected waitsSince(since: number): number | undefined {
+    return since
   }
 
   protected override onFiberEnd(exit: Exit.Exit<void>): void {

@@ -70,9 +70,8 @@ export class MessageEntry extends ConnectionEntry {
     return this.conversation.life
   }
 
-  protected override get silentSince(): number | undefined {
-    const since = super.silentSince
-    return since === undefined ? undefined : this.conversation.idleSince(since)
+  protected override waitsSince(since: number): number | undefined {
+    return this.conversation.idleSince(since)
   }
 
   /** What a message's handler runs with. */
@@ -455,7 +454,9 @@ class Conversation implements Sender<any> {
       if (next.ending !== undefined) this.stop(next.ending)
     }
     if (pending.size === 0) {
-      this.lastIdle = this.server.idleMillis === undefined ? undefined : this.server.now()
+      this.lastIdle = Math.min(this.server.patience.idle, this.server.patience.read) < Infinity
+        ? this.server.now()
+        : undefined
       this.connection.endWork()
     }
   }
