@@ -113,6 +113,11 @@ const contenders: ReadonlyArray<Contender> = [
       connections > 1 && size < 1_000 && depth === 1 && busy === 0
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
+  ...(flags.short ? [] : ["metrics", "traces", "logs"].map((word) => ({
+    ...node(`ours (${word})`, "ours", `loop,${word}`),
+    takes: ({ busy, connections, size, transport, workers }: Workload) =>
+      busy === 0 && [32, 64].includes(connections) && size < 1_000 && transport === "tcp" && workers === undefined
+  }))),
   {
     ...all("effect", "effect"),
     takes: ({ transport, workers }: Workload) => transport !== "unix datagram" && workers === undefined

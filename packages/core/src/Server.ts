@@ -29,7 +29,7 @@ import * as sessions from "./internal/sessionServer.ts"
 import type { ListenError } from "./ListenError.ts"
 import type { Message, Sender } from "./Message.ts"
 import type { MessageTransport } from "./MessageTransport.ts"
-import type { DrainReport, ServerEvent } from "./ServerEvent.ts"
+import { type DrainReport, type LifecycleEvent, publish, type ServerEvent } from "./ServerEvent.ts"
 import type { Session } from "./Session.ts"
 import type { StreamTransport } from "./StreamTransport.ts"
 import type { WorkerDispatch, WorkersInfo } from "./WorkerDispatch.ts"
@@ -258,6 +258,8 @@ export class Server extends Context.Service<Server, {
    * 1,024.
    */
   readonly events: Stream.Stream<ServerEvent>
+  /** As `events`, without those of requests: while only this is followed, requests cost what they cost unobserved. */
+  readonly lifecycle: Stream.Stream<LifecycleEvent>
   /**
    * Closes the listener and keeps the connections. New clients are refused by the system; those of a socket that was adopted
    * and cannot be bound again wait, as its transport says. Does nothing if suspended.
@@ -778,10 +780,11 @@ export const every = <Out, E, R, RSchedule>(
   effect: Effect.Effect<unknown, E, R>
 ) =>
 <ROut, E2, R2>(server: Layer.Layer<ROut, E2, R2>): Layer.Layer<ROut, E2, R2 | RSchedule | Exclude<R, ROut>> => {
-  const repeated = Effect.repeat(
-    Effect.asVoid(Effect.ignoreCause(effect, { log: "Error", message: "Server.every: the effect failed" })),
-    schedule
+  const told = Effect.catchCause(
+    Effect.asVoid(effect),
+    (cause) => publish({ _tag: "Problem", level: "Error", message: "Server.every: the effect failed", cause })
   )
+  const repeated = Effect.repeat(told, schedule)
   return Layer.effectDiscard(Effect.forkScoped(repeated)).pipe(Layer.provideMerge(server)) as any
 }
 

@@ -72,6 +72,7 @@ describe("@socketserver/core", () => {
         "whole"
       ],
       Handler: ["isPortable", "portable"],
+      Health: ["isLive", "isLiveStatus", "isReady", "isReadyStatus", "tcpProbe"],
       ListenError: [
         "AddressInUse",
         "AddressNotAvailable",
@@ -82,9 +83,11 @@ describe("@socketserver/core", () => {
         "PermissionDenied",
         "WorkersNotStarted"
       ],
+      Logging: ["Log", "layer", "level", "lines", "off"],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
       Message: [],
       MessageTransport: ["MessageTransport"],
+      Metrics: ["layer", "prometheusName"],
       Server: [
         "Server",
         "Service",
@@ -103,9 +106,10 @@ describe("@socketserver/core", () => {
         "serveSessions",
         "serveStream"
       ],
-      ServerEvent: [],
+      ServerEvent: ["publish"],
       Session: [],
       StreamTransport: ["StreamTransport"],
+      Tracing: ["layer"],
       Transport: ["framed", "fromSocketServer", "fromStream", "toSocketServer"],
       WorkerDispatch: ["WorkerDispatch", "hostConnection"],
       WorkerError: ["QueueFull", "WorkerCrashed", "WorkerError", "WorkerTimeout"]

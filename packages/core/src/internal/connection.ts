@@ -62,6 +62,8 @@ export interface Owner {
   /** From now on, output waits for the peer to take some of it. Says since when, if that has a deadline. */
   readonly onOutputWaits?: (() => number | undefined) | undefined
   readonly onReleased: () => void
+  /** Follows a handshake. */
+  readonly observeHandshake?: (<A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>) | undefined
 }
 
 export type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
@@ -523,11 +525,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.flowing = false
     wire.pause()
     this.input.clear()
-    return Effect.suspend(() => run(goAhead)).pipe(
+    const shaking = Effect.suspend(() => run(goAhead)).pipe(
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () => this.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      }),
+      })
+    )
+    return (this.owner.observeHandshake?.("tls", shaking) ?? shaking).pipe(
       Effect.onExit((exit) =>
         Effect.sync(() => {
           if (Exit.isFailure(exit)) return this.lose(Cause.squash(exit.cause))

@@ -352,10 +352,7 @@ class Conversation implements Sender<any> {
     if (message.isFailing || this.stopped || Cause.hasInterruptsOnly(cause)) return this.end(message, reason)
     message.isFailing = true
     const handled = onError === undefined
-      ? Effect.logWithLevel(CloseReason.logLevel(reason))(
-        `message ${message.id} from ${formatAddress(this.peer)}: ${reason._tag}`,
-        cause
-      )
+      ? Effect.sync(() => this.entry.tellFailure(cause, reason, { kind: "message", id: message.id }))
       : Effect.suspend(() => onError(cause, message, reason))
     this.runHook(message, "onError", handled, reason)
   }
@@ -379,9 +376,7 @@ class Conversation implements Sender<any> {
   ): void {
     if (isLast) this.closing = true
     const onEnded = (exit: Exit.Exit<unknown, unknown>) => {
-      if (Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)) {
-        Effect.runForkWith(this.server.context)(Effect.logError(`${name} failed for a message`, exit.cause))
-      }
+      if (Exit.isFailure(exit)) this.entry.hookFailed(name, exit.cause, "a message")
       const reply = Exit.isSuccess(exit) ? exit.value : undefined
       if (reply === undefined || isLast) message.ending = reason
       this.finish(message, reply)

@@ -16,10 +16,11 @@ import * as CloseReason from "../CloseReason.ts"
 import type { Request, Strategy } from "../Dispatch.ts"
 import { FrameError } from "../FrameError.ts"
 import type { ConnectionInfo } from "../Server.ts"
+import type { RequestKind } from "../ServerEvent.ts"
 import type { Handshake } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
-import { formatAddress } from "./connection.ts"
 import { Timer } from "./deadlines.ts"
+import type { Observed } from "./observed.ts"
 import type { Registered } from "./registry.ts"
 import type { Check, Counts, ServerImpl } from "./server.ts"
 
@@ -48,6 +49,8 @@ export abstract class Entry implements Request, Registered, Ticket {
   /** Where the handler runs in a worker: how to end that. */
   protected killWorker: (() => void) | undefined
   private finished = false
+  /** By whoever follows it. */
+  observed: Observed | undefined
   /** What admission steps want to be told. */
   private releases: Array<() => void> | undefined
   private opened: number | undefined
@@ -57,7 +60,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   constructor(server: ServerImpl, id: number) {
     this.server = server
     this.id = id
-    this.opened = server.isObserved ? server.now() : undefined
+    this.opened = server.tellsRequests ? server.now() : undefined
   }
 
   /** A request that is answered at once, unobserved, does without a look at the clock. */
@@ -68,7 +71,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   // ---- what it stands for
 
   /** For people. */
-  protected abstract readonly kind: string
+  abstract readonly kind: RequestKind
   /** What handlers and hooks are given. */
   abstract readonly subject: any
   /** What admission steps are asked about. */
@@ -126,7 +129,13 @@ export abstract class Entry implements Request, Registered, Ticket {
    * "churn": 1.38 of raw node:net's CPU time with a field for it.)
    */
   protected get context(): Context.Context<never> {
-    return Context.add(Context.add(this.server.context, Scope.Scope, this.scope), CurrentEntry, this)
+    return Context.add(Context.add(this.surroundings, Scope.Scope, this.scope), CurrentEntry, this)
+  }
+
+  /** The server's, and the span of this request if there is one. */
+  private get surroundings(): Context.Context<never> {
+    const { observed, server: { context } } = this
+    return observed === undefined ? context : observed.within(context)
   }
 
   /** Has the handler begun? */
@@ -216,6 +225,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.state = "queued"
     this.server.queued++
+    this.observed?.queued()
     return this.strategy(this)
   }
 
@@ -262,7 +272,8 @@ export abstract class Entry implements Request, Registered, Ticket {
     this.state = "handling"
     if (this.server.requestMillis < Infinity) this.handlingSince = this.server.now()
     this.server.inFlight += this.weight
-    return Effect.matchCauseEffect(restore(this.callHandler()), {
+    const handling = this.observed === undefined ? this.callHandler() : this.observed.handle(this.callHandler())
+    return Effect.matchCauseEffect(restore(handling), {
       onSuccess: (value) => this.settle(value === undefined ? Exit.void : Exit.succeed(value), restore),
       onFailure: (cause) => this.settle(Exit.failCause(cause), restore)
     })
@@ -291,15 +302,16 @@ export abstract class Entry implements Request, Registered, Ticket {
   private conclude(exit: Exit.Exit<unknown, unknown>, restore: Restore): Effect.Effect<void> {
     const reason = this.decide(this.reasonOf(exit))
     if (this.isReported(exit)) {
-      return Effect.map(Effect.exit(restore(this.onError(exit.cause, reason))), () => this.close())
+      return Effect.map(Effect.exit(restore(this.onError(exit.cause, reason))), () => this.close(reason, exit.cause))
     }
-    this.close()
+    this.close(reason)
     return Effect.void
   }
 
-  private close(): void {
+  private close(reason: CloseReason.CloseReason, cause?: Cause.Cause<unknown>): void {
     this.state = "closing"
     this.server.inFlight -= this.weight
+    this.observed?.handled(reason, cause)
     this.closeSubject()
   }
 
@@ -329,20 +341,46 @@ export abstract class Entry implements Request, Registered, Ticket {
   onError(
     cause: Cause.Cause<unknown>,
     reason: CloseReason.CloseReason,
-    level: "Error" | "Debug" = CloseReason.logLevel(reason)
+    level?: "Error" | "Debug"
   ): Effect.Effect<void> {
     const { onError } = this.server.config.options
-    const handled = onError === undefined
-      ? Effect.logWithLevel(level)(
-        `${this.kind} ${this.id} from ${formatAddress(this.peer)}: ${reason._tag}`,
-        cause
-      )
-      : Effect.suspend(() => onError(cause, this.subject, reason))
-    return Effect.ignoreCause(Effect.provideContext(handled, this.server.context), {
-      log: "Error",
-      message: `onError failed for ${this.kind} ${this.id}`
-    })
+    if (onError !== undefined) return this.hook("onError", () => onError(cause, this.subject, reason))
+    this.tellFailure(cause, reason, { level })
+    return Effect.void
   }
+
+  /** Its own failure, or that of a part of it. */
+  tellFailure(
+    cause: Cause.Cause<unknown>,
+    reason: CloseReason.CloseReason,
+    { id = this.id, kind = this.kind, level = CloseReason.logLevel(reason) }: {
+      readonly id?: number
+      readonly kind?: RequestKind
+      readonly level?: "Error" | "Debug" | undefined
+    } = {}
+  ): void {
+    if (level === "Debug" && !this.server.tellsRequests) return
+    const { peer } = this
+    const annotations = new Map(this.annotations)
+    this.server.tell({ _tag: "Failed", level, kind, id, peer, reason, cause, annotations }, this)
+  }
+
+  /** Runs one of the user's hooks. What it fails with is told, and nothing more. */
+  protected hook(name: string, run: () => Effect.Effect<void, unknown>): Effect.Effect<void> {
+    return Effect.catchCause(
+      Effect.provideContext(Effect.suspend(run), this.surroundings),
+      (cause) => Effect.sync(() => this.hookFailed(name, cause))
+    )
+  }
+
+  hookFailed(name: string, cause: Cause.Cause<unknown>, subject = `${this.kind} ${this.id}`): void {
+    if (Cause.hasInterruptsOnly(cause)) return
+    const level = this.isPeersDoing(cause) ? "Debug" : "Error"
+    this.server.publish({ _tag: "Problem", level, message: `${name} failed for ${subject}`, cause })
+  }
+
+  /** Is it a failure to speak with the peer, and nothing else? */
+  protected abstract isPeersDoing(cause: Cause.Cause<unknown>): boolean
 
   // ---- deadlines and ends from outside
 

@@ -15,6 +15,7 @@ import type { Portable } from "../Handler.ts"
 import type { Message, Sender } from "../Message.ts"
 import { MessageTransport } from "../MessageTransport.ts"
 import type { MessageHandler, MessageOptions } from "../Server.ts"
+import { publish } from "../ServerEvent.ts"
 import type { RemoteMessage } from "../WorkerDispatch.ts"
 import { MessageEntry, type Protocol } from "./conversation.ts"
 import type { DatagramEntry } from "./datagramEntry.ts"
@@ -148,7 +149,8 @@ class Packets {
   ): Effect.Effect<void, unknown, any> => {
     const message = this.messages.get(datagram)
     if (message === undefined) {
-      return Effect.logWithLevel(CloseReason.logLevel(reason))(`datagram ${datagram.id}: ${reason._tag}`, cause)
+      // No message was made of it. The datagram that its handler was given is the entry.
+      return Effect.sync(() => (datagram as DatagramEntry).tellFailure(cause, reason))
     }
     return Effect.flatMap(
       this.options.onError!(cause, message, reason),
@@ -249,7 +251,9 @@ const values = (stream: Stream.Stream<unknown>) => {
             })
           )
         ),
-        Effect.ignoreCause({ log: "Error", message: "the stream of a server's values died" }),
+        Effect.catchCause((cause) =>
+          publish({ _tag: "Problem", level: "Error", message: "the stream of a server's values died", cause })
+        ),
         Effect.andThen(Effect.suspend(() => server.shape.awaitIdle)),
         Effect.andThen(Effect.suspend(() => Effect.forkDetach(server.shape.drain())))
       )
@@ -277,8 +281,12 @@ class ValueEntry extends Entry {
     this.subject = new ValueMessage(this, payload)
   }
 
-  protected get kind(): string {
+  get kind(): "value" {
     return "value"
+  }
+
+  protected isPeersDoing(): boolean {
+    return false
   }
 
   get annotate(): Sender<never>["annotate"] {

@@ -282,3 +282,15 @@ export const reluctant = Handler.portable(
     )
   }
 )
+
+/** Says which span it is in, and makes one. */
+export const traced = Handler.portable(
+  import.meta.url,
+  "traced",
+  (connection: Connection) =>
+    Effect.gen(function*() {
+      const span = yield* Effect.orDie(Effect.currentSpan)
+      span.attribute("from", "the worker")
+      yield* Effect.withSpan(connection.write(span.name), "in the worker")
+    })
+)
