@@ -106,7 +106,9 @@ describe("Tracing.layer", () => {
       const drain = yield* Effect.forkChild(server.drain({ grace: "1 second", kill: "1 second" }), {
         startImmediately: true
       })
-      yield* TestClock.adjust("2 seconds")
+      yield* settle
+      yield* TestClock.adjust("1 second")
+      yield* TestClock.adjust("1 second")
       void drain
       assert.deepStrictEqual(
         spans.map((span) => [span.name, span.attributes.get("error.type"), span.status._tag]),
