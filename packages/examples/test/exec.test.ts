@@ -14,13 +14,13 @@ import { connect, startExample, targetIn, targetOf, temporaryDirectory, withEach
 /** A server, what it logs, and how to end it. */
 const serve = Effect.fnUntraced(function*(command: string, args: ReadonlyArray<string>, options?: ServeOptions) {
   const logs: Array<{ readonly level: string; readonly text: string; readonly command: unknown }> = []
-  const logger = Logger.make(({ cause, fiber, logLevel, message }) =>
-    logs.push({
-      level: logLevel,
-      text: [message, ...cause.reasons.length > 0 ? [Cause.pretty(cause)] : []].flat().map(String).join(" "),
-      command: fiber.getRef(References.CurrentLogAnnotations)["command"]
-    })
-  )
+  const logger = Logger.make(({ cause, fiber, logLevel, message }) => {
+    const { command, server } = fiber.getRef(References.CurrentLogAnnotations)
+    // Of the server's own lines, only failures matter here.
+    if (server !== undefined && logLevel !== "Error") return
+    const text = [message, ...cause.reasons.length > 0 ? [Cause.pretty(cause)] : []].flat().map(String).join(" ")
+    logs.push({ level: logLevel, text, command })
+  })
   const context = yield* Layer.build(
     Layer.fresh(ExecServer(0, command, args, options)).pipe(
       Layer.provide([Logger.layer([logger]), Layer.succeed(References.MinimumLogLevel, "Debug")])

@@ -94,7 +94,10 @@ for (const [place, transport] of Object.entries({ tcp, unix })) {
           const { millis, reason } = yield* ending
           assert.strictEqual(reason, "WriteTimeout")
           assert.isAtLeast(millis, 190)
-          if (place === "tcp") assert.strictEqual(yield* reset(client), "ECONNRESET")
+          // A client of Node 22 that has not read all before the reset takes it for an end.
+          if (place === "tcp" && !process.version.startsWith("v22.")) {
+            assert.strictEqual(yield* reset(client), "ECONNRESET")
+          }
           assert.strictEqual(causes.length, 1)
         }))
 

@@ -8,6 +8,7 @@ import {
   Dispatch,
   Handler,
   ListenError,
+  Logging,
   MemoryTransport,
   Server,
   type ServerEvent,
@@ -795,7 +796,7 @@ describe.concurrent("what a handler tells beside its answer", () => {
         }).pipe(
           Effect.scoped,
           Effect.withSpan("server"),
-          Effect.provide(Logger.layer([logger])),
+          Effect.provide([Logger.layer([logger]), Logging.off]),
           Effect.provideService(Metric.MetricRegistry, metrics),
           Effect.provideService(Tracer.Tracer, tracer)
         )

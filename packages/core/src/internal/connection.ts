@@ -62,9 +62,11 @@ export interface Owner {
   /** From now on, output waits for the peer to take some of it. Says since when, if that has a deadline. */
   readonly onOutputWaits?: (() => number | undefined) | undefined
   readonly onReleased: () => void
+  /** Follows a handshake. */
+  readonly observeHandshake?: (<A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>) | undefined
 }
 
-type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
+export type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
@@ -221,7 +223,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   // ---- reads
 
-  private read<A>(
+  /** What has arrived, for a read of somebody else's making that goes on by itself where one of its steps has ended. */
+  get buffered(): InputBuffer {
+    return this.input
+  }
+
+  read<A>(
     read: Reads.Read<A>,
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
@@ -368,7 +375,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   /** What is left to wait for, or a failure; `undefined` where it is done. */
-  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
+  writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     const failure = this.outputFailure()
     if (failure !== undefined || chunk.length === 0) return failure
     this.unanswered = false
@@ -466,7 +473,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     for (const wake of writers) wake()
   }
 
-  private outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
+  outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
     if (this.outputEnded) return this.fail(new Closed({ what: "output" }))
@@ -518,11 +525,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.flowing = false
     wire.pause()
     this.input.clear()
-    return Effect.suspend(() => run(goAhead)).pipe(
+    const shaking = Effect.suspend(() => run(goAhead)).pipe(
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () => this.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      }),
+      })
+    )
+    return (this.owner.observeHandshake?.("tls", shaking) ?? shaking).pipe(
       Effect.onExit((exit) =>
         Effect.sync(() => {
           if (Exit.isFailure(exit)) return this.lose(Cause.squash(exit.cause))
@@ -587,15 +596,25 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   get busy(): Connection.Connection["busy"] {
     return (effect) =>
       Effect.suspend(() => {
-        this.workInProgress++
-        return Effect.ensuring(
-          effect,
-          Effect.sync(() => {
-            this.workInProgress--
-            if (this.endWhenIdle) this.recheckRead()
-          })
-        )
+        this.beginWork()
+        return Effect.ensuring(effect, Effect.sync(() => this.endWork()))
       })
+  }
+
+  beginWork(): void {
+    this.workInProgress++
+  }
+
+  endWork(): void {
+    this.workInProgress--
+    if (this.endWhenIdle) this.recheckRead()
+  }
+
+  /** A read that waits does so as if from now on. */
+  touch(): void {
+    if (this.now === undefined) return
+    this.lastActivity = this.now()
+    this.begunAt = this.input.length > 0 || this.workInProgress > 0 ? this.lastActivity : undefined
   }
 
   /** Keeps track of activity from now on, for the deadlines of reads. */
@@ -728,7 +747,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 }
 
-const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
+export const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
   if (chunks.length === 1) return chunks[0]!
   if (chunks.every((chunk) => typeof chunk === "string")) return chunks.join("")
   let length = 0

@@ -13,9 +13,10 @@ import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
 import type { Handshake, Wire } from "../StreamTransport.ts"
 import type { RemoteConnection } from "../WorkerDispatch.ts"
-import { ConnectionImpl, type Owner } from "./connection.ts"
+import { ConnectionImpl, type Owner, type ReadDeadline } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
 import { Entry } from "./entry.ts"
+import type { Observed } from "./observed.ts"
 import type { ServerImpl } from "./server.ts"
 
 export class ConnectionEntry extends Entry implements Owner, Remotable {
@@ -35,7 +36,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     this.subject = new ConnectionImpl(id, wire, this)
   }
 
-  protected get kind(): string {
+  get kind(): "connection" {
     return "connection"
   }
 
@@ -108,13 +109,24 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   // ---- handshakes
 
-  protected override shakeHands({ run, timeout }: Handshake): Effect.Effect<boolean> {
+  /** Follows a handshake, if somebody follows the connection. */
+  get observeHandshake(): Observed["handshake"] | undefined {
+    const { observed } = this
+    return observed && ((name, shaking) => observed.handshake(name, shaking))
+  }
+
+  protected override shakeHands({ handshake, run, timeout }: Handshake): Effect.Effect<boolean> {
     const { subject } = this
-    return Effect.suspend(() => run(subject.wire)).pipe(
+    const shaking = Effect.suspend(() => run(subject.wire)).pipe(
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () => subject.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      }),
+      })
+    )
+    // What only allows one for later takes no time, and is none.
+    const { observed } = this
+    const seen = observed === undefined || handshake === "startTls" ? shaking : observed.handshake(handshake, shaking)
+    return seen.pipe(
       // Nothing is left of what it began with.
       Effect.onExit((exit) => Effect.sync(() => Exit.isFailure(exit) && subject.onClose())),
       Effect.matchCause({
@@ -156,6 +168,10 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
         error.reason.code === 1000)
   }
 
+  protected isPeersDoing(cause: Cause.Cause<unknown>): boolean {
+    return this.ownErrorOf(cause) !== undefined
+  }
+
   /** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
   private ownErrorOf(cause: Cause.Cause<unknown>): ConnectionError | Socket.SocketError | undefined {
     let found: ConnectionError | Socket.SocketError | undefined
@@ -188,12 +204,16 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       this.agesAt = Infinity
       this.startDrain(0)
     }
-    const next = this.subject.checkDeadlines(this.server.patience, now)
+    const next = this.checkPatience(now)
     if (typeof next === "number") return Math.min(super.checkDeadlines(now), this.agesAt - now, next)
     this.timingOut = Effect.runForkWith(this.server.context)(
       Effect.map(this.onTimeout, () => this.subject.timeOut(next))
     )
     return this.checkDeadlines(now)
+  }
+
+  protected checkPatience(now: number): ReadDeadline | number {
+    return this.subject.checkDeadlines(this.server.patience, now)
   }
 
   protected override onFiberEnd(exit: Exit.Exit<void>): void {
@@ -203,10 +223,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   private get onTimeout(): Effect.Effect<void> {
     const { onTimeout } = this.server.config.options
-    return onTimeout === undefined ? Effect.void : Effect.ignoreCause(
-      Effect.provideContext(Effect.suspend(() => onTimeout(this.subject)), this.server.context),
-      { log: "Error", message: `onTimeout failed for connection ${this.id}` }
-    )
+    return onTimeout === undefined ? Effect.void : this.hook("onTimeout", () => onTimeout(this.subject))
   }
 
   onOutputWaits(): number | undefined {

@@ -2,7 +2,7 @@
  * A running server: it owns the listener, the requests under way, and their drain. What arrives, connections or packets,
  * and what makes a request of it, comes as configuration.
  */
-import type * as Cause from "effect/Cause"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
@@ -11,9 +11,11 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
+import * as LogLevel from "effect/LogLevel"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
+import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
@@ -24,15 +26,18 @@ import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
 import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
+import { level, Log, type Logging } from "../Logging.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
-import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
-import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
+import type { DrainReport, LifecycleEvent, RequestEvent, ServerEvent } from "../ServerEvent.ts"
+import { type Handshake, type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
 import type { Patience } from "../WorkerDispatch.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
+import { both, Measured, type Observed, type Observer, Traced } from "./observed.ts"
 import { checkDuration } from "./options.ts"
+import { Publisher } from "./publisher.ts"
 import { Registry } from "./registry.ts"
 
 type Shape = Server["Service"]
@@ -76,7 +81,9 @@ export const start = (
   tag: Tag,
   transport: StreamTransport["Service"],
   dispatched: Dispatched,
-  options: ServerOptions<any, any, any> = {}
+  options: ServerOptions<any, any, any> = {},
+  makeEntry: (server: ServerImpl, id: number, wire: Wire) => Entry = (server, id, wire) =>
+    new ConnectionEntry(server, id, wire)
 ) =>
   run(
     tag,
@@ -85,7 +92,7 @@ export const start = (
       steps: transport.steps,
       listen: (server, at) =>
         transport.listen((wire) => {
-          if (!server.draining.isOpen()) server.accept((id) => new ConnectionEntry(server, id, wire))
+          if (!server.draining.isOpen()) server.accept((id) => makeEntry(server, id, wire))
           // The listener had this client in hand when the drain closed it.
           else discard(wire)
         }, at)
@@ -113,6 +120,7 @@ export const run = Effect.fnUntraced(function*(
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
     kill: yield* checkDuration("shutdown.kill", options.shutdown?.kill ?? defaultShutdown.kill)
   }
+  const ambient = yield* Effect.context<never>()
   const server = new ServerImpl({
     tag,
     transport,
@@ -125,15 +133,22 @@ export const run = Effect.fnUntraced(function*(
     maxAge,
     shutdown,
     clock: yield* Clock.Clock,
-    context: Context.merge(yield* Effect.context<never>(), context),
+    context: Context.merge(ambient, context),
     workers,
-    events: yield* PubSub.sliding<ServerEvent>(1_024)
+    logging: Context.get(ambient, Log),
+    events: yield* PubSub.sliding<ServerEvent>(1_024),
+    lifecycle: yield* PubSub.sliding<LifecycleEvent>(1_024)
   })
   for (const step of transport.steps) {
-    if (!("handshake" in step) && step.start !== undefined) yield* step.start(server.gateOf(step))
+    if (!("handshake" in step) && step.start !== undefined) yield* server.publishing(step.start(server.gateOf(step)))
+  }
+  for (const reference of [Measured, Traced]) {
+    const observer = yield* Context.get(ambient, reference)?.(server) ?? Effect.undefined
+    if (observer !== undefined) server.observers.push(observer)
   }
   yield* Effect.addFinalizer(() => server.drain(shutdown))
-  yield* server.bind()
+  yield* server.bind("start")
+  for (const { bound } of server.observers) bound?.()
   // A step may have no room from the start.
   yield* Effect.orDie(server.adjustListening)
   return server
@@ -213,7 +228,9 @@ interface Config {
   readonly clock: Clock.Clock
   readonly context: Context.Context<never>
   readonly workers: WorkersOfServer | undefined
+  readonly logging: Logging
   readonly events: PubSub.PubSub<ServerEvent>
+  readonly lifecycle: PubSub.PubSub<LifecycleEvent>
 }
 
 export type Counts = { -readonly [K in keyof Omit<DrainReport, "elapsed">]: DrainReport[K] }
@@ -239,12 +256,15 @@ export class ServerImpl {
   accepted = 0
   queued = 0
   inFlight = 0
-  private readonly closed: Partial<Record<CloseReason.CloseReason["_tag"], number>> = {}
-  private readonly refused: Record<string, number> = {}
+  readonly closed: Partial<Record<CloseReason.CloseReason["_tag"], number>> = {}
+  readonly refused: Record<string, number> = {}
   private closedBytesRead = 0
   private closedBytesWritten = 0
   /** How the latest connection ended. */
   lastReason: CloseReason.CloseReason | undefined
+
+  readonly observers: Array<Observer> = []
+  private readonly logsDebug: boolean
 
   /** Effects that wait for something to become true of the open entries. */
   private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
@@ -266,6 +286,8 @@ export class ServerImpl {
     if (config.workers !== undefined) {
       config.workers.publish = (event) => this.publish(event)
     }
+    this.logsDebug = config.logging.debug ??
+      LogLevel.isGreaterThanOrEqualTo("Debug", Context.get(config.context, References.MinimumLogLevel))
     this.patience = config.patience
     this.requestMillis = config.requestMillis
   }
@@ -274,11 +296,11 @@ export class ServerImpl {
 
   // ---- listening
 
-  bind(): Effect.Effect<void, ListenError> {
+  bind(after: "start" | "suspended" | "saturated"): Effect.Effect<void, ListenError> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
         const scope = Scope.makeUnsafe()
-        return restore(this.config.transport.listen(this, this.address)).pipe(
+        return restore(this.publishing(this.config.transport.listen(this, this.address))).pipe(
           Scope.provide(scope),
           Effect.tapCause((cause) => Scope.close(scope, Exit.failCause(cause))),
           Effect.map((listener) => {
@@ -286,7 +308,7 @@ export class ServerImpl {
             this.address ??= listener.address
             this.isListening = true
             if (this.state !== "draining") this.state = "open"
-            this.publish({ _tag: "Listening", address: listener.address })
+            this.publish({ _tag: "Listening", address: listener.address, after })
           })
         )
       })
@@ -331,12 +353,18 @@ export class ServerImpl {
   get adjustListening(): Effect.Effect<void, ListenError> {
     const adjust = this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open" || this.isPaused !== this.isListening) return Effect.void
-      return this.isPaused ? this.stopListening : this.startListening
+      return this.isPaused ? this.stopListening : this.startListening("saturated")
     }))
-    return Effect.retry(
-      Effect.tapError(adjust, (error) => Effect.logError("cannot listen again, will try once more", error)),
-      Schedule.spaced("1 second")
-    )
+    const complain = (error: ListenError) =>
+      Effect.sync(() =>
+        this.publish({
+          _tag: "Problem",
+          level: "Error",
+          message: "cannot listen again, will try once more",
+          cause: Cause.fail(error)
+        })
+      )
+    return Effect.retry(Effect.tapError(adjust, complain), Schedule.spaced("1 second"))
   }
 
   /** Closes the listener, or has it stop where it is: a socket that is somebody else's stays. */
@@ -345,12 +373,12 @@ export class ServerImpl {
     return this.listener?.inPlace?.suspend ?? this.closeListener()
   }
 
-  private get startListening(): Effect.Effect<void, ListenError> {
+  private startListening(after: "suspended" | "saturated"): Effect.Effect<void, ListenError> {
     const { inPlace } = this.listener ?? {}
-    if (inPlace === undefined) return this.bind()
+    if (inPlace === undefined) return this.bind(after)
     this.isListening = true
     this.state = "open"
-    this.publish({ _tag: "Listening", address: this.address! })
+    this.publish({ _tag: "Listening", address: this.address!, after })
     return inPlace.resume
   }
 
@@ -366,7 +394,7 @@ export class ServerImpl {
     return this.listening.withPermit(
       Effect.suspend(() => {
         if (this.state !== "suspended") return Effect.void
-        if (!this.isPaused) return this.startListening
+        if (!this.isPaused) return this.startListening("suspended")
         this.state = "open"
         return Effect.void
       })
@@ -383,7 +411,11 @@ export class ServerImpl {
     this.accepted++
     const entry = makeEntry(++this.lastId)
     this.entries.add(entry)
-    if (this.isObserved) this.publish({ _tag: "Accepted", id: entry.id, peer: entry.peer })
+    for (const { observe } of this.observers) {
+      const observed = observe(entry)
+      entry.observed = entry.observed === undefined ? observed : both(entry.observed, observed)
+    }
+    if (this.tellsRequests) this.tell({ _tag: "Accepted", id: entry.id, peer: entry.peer }, entry)
     entry.begin()
   }
 
@@ -402,27 +434,50 @@ export class ServerImpl {
     this.closedBytesWritten += entry.bytesWritten
     this.lastReason = reason
     if (this.state === "draining") this.counts[entry.drainOutcome(reason)]++
-    if (this.isObserved) {
-      this.publish({
+    if (this.tellsRequests) {
+      this.tell({
         _tag: "Closed",
+        kind: entry.kind,
         id: entry.id,
         peer: entry.peer,
         reason,
         duration: Duration.millis(this.now() - entry.openedAt),
         bytesRead: entry.bytesRead,
         bytesWritten: entry.bytesWritten
-      })
+      }, entry)
     }
+    entry.observed?.closed(reason)
     this.checkConditions()
   }
 
-  /** Does anybody follow the events? Without, none is made. */
-  get isObserved(): boolean {
-    return this.config.events.subscribers.size > 0
+  // ---- what is told
+
+  /** Does anybody want to hear of each request? Without, no event is made of one. */
+  get tellsRequests(): boolean {
+    return this.logsDebug || this.config.events.subscribers.size > 0
   }
 
-  private publish(event: ServerEvent): void {
-    if (this.isObserved) PubSub.publishUnsafe(this.config.events, event)
+  tell(event: RequestEvent, entry: Entry): void {
+    if (this.config.events.subscribers.size > 0) PubSub.publishUnsafe(this.config.events, event)
+    this.log(event, entry.observed)
+  }
+
+  readonly publish = (event: LifecycleEvent): void => {
+    PubSub.publishUnsafe(this.config.events, event)
+    PubSub.publishUnsafe(this.config.lifecycle, event)
+    this.log(event)
+  }
+
+  private log(event: ServerEvent, observed?: Observed): void {
+    if (!this.logsDebug && level(event) === "Debug") return
+    const { logging } = this.config
+    const context = observed === undefined ? this.context : observed.within(this.context)
+    Effect.runForkWith(context)(Effect.suspend(() => logging.log(event, this.name)))
+  }
+
+  /** What the effect publishes is this server's. */
+  publishing<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
+    return Effect.provideService(effect, Publisher, this.publish)
   }
 
   private until(holds: () => boolean): Effect.Effect<void> {
@@ -536,10 +591,14 @@ export class ServerImpl {
     return this.state !== "open" ? this.state : this.queued > 0 || this.saturatedBy.size > 0 ? "saturated" : "ready"
   }
 
+  get name(): string {
+    return this.config.options.name ?? this.config.transport.name
+  }
+
   private info(): Info {
-    const { options, strategy, transport, workers } = this.config
+    const { strategy, transport, workers } = this.config
     return {
-      name: options.name ?? transport.name,
+      name: this.name,
       address: this.address!,
       descriptor: this.listener?.descriptor,
       transport: transport.name,
@@ -549,29 +608,45 @@ export class ServerImpl {
     }
   }
 
+  get open(): number {
+    return this.entries.size
+  }
+
+  /** Requests that wait, and packets that wait to be one. */
+  get waiting(): number {
+    return this.queued + (this.config.transport.waiting?.length ?? 0)
+  }
+
+  bytes(which: "bytesRead" | "bytesWritten"): number {
+    const ofOpen = this.entries.sum((entry) => entry[which])
+    return ofOpen + (which === "bytesRead" ? this.closedBytesRead : this.closedBytesWritten)
+  }
+
   private currentLimits(): Record<string, number> {
     return Object.fromEntries(Array.from(this.limits, ([name, limit]) => [name, limit.current()]))
   }
 
   private stats(): Stats {
-    let bytesRead = this.closedBytesRead
-    let bytesWritten = this.closedBytesWritten
-    for (const entry of this.entries.values()) {
-      bytesRead += entry.bytesRead
-      bytesWritten += entry.bytesWritten
-    }
     return {
       accepted: this.accepted,
-      open: this.entries.size,
-      queued: this.queued + (this.config.transport.waiting?.length ?? 0),
+      open: this.open,
+      queued: this.waiting,
       inFlight: this.inFlight,
       closed: { ...this.closed },
       refused: { ...this.refused },
-      bytesRead,
-      bytesWritten,
+      bytesRead: this.bytes("bytesRead"),
+      bytesWritten: this.bytes("bytesWritten"),
       dropped: this.config.transport.waiting?.dropped ?? 0,
       truncated: this.config.transport.waiting?.truncated ?? 0
     }
+  }
+
+  private untilStopped<A extends ServerEvent>(events: PubSub.PubSub<A>): Stream.Stream<A> {
+    return Stream.suspend(() =>
+      this.state === "stopped"
+        ? Stream.empty
+        : Stream.takeUntil(Stream.fromPubSub(events), (event) => event._tag === "Stopped")
+    )
   }
 
   private makeShape(): Shape {
@@ -607,11 +682,8 @@ export class ServerImpl {
             return limit === undefined ? Effect.succeed(false) : Effect.as(limit.set(value), true)
           })
       },
-      events: Stream.suspend(() =>
-        this.state === "stopped"
-          ? Stream.empty
-          : Stream.takeUntil(Stream.fromPubSub(config.events), (event) => event._tag === "Stopped")
-      ),
+      events: this.untilStopped(config.events),
+      lifecycle: this.untilStopped(config.lifecycle),
       suspend: this.suspend,
       resume: this.resume,
       drain: (options?: DrainOptions) =>

@@ -102,7 +102,7 @@ class SessionEntry extends PacketEntry implements Session {
     this.offer(first)
   }
 
-  protected get kind(): string {
+  get kind(): "session" {
     return "session"
   }
 

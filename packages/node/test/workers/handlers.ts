@@ -2,6 +2,7 @@
 import type { Connection } from "@socketserver/core/Connection"
 import type { Datagram } from "@socketserver/core/Datagram"
 import * as Handler from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
@@ -191,6 +192,43 @@ export const obeyPacket = Handler.portable(
     })
 )
 
+// ---- messages
+
+export const obeyMessage = Handler.portable(
+  import.meta.url,
+  "obeyMessage",
+  ({ payload, reply, sender }: Message<string, string>) =>
+    Effect.gen(function*() {
+      switch (payload) {
+        case "fail":
+          return yield* Effect.fail(new Oops({ detail: "message" }))
+        case "exit":
+          return process.exit(1)
+        case "compute":
+          return computeForEver()
+        case "nothing":
+          return undefined
+        case "stream":
+          return Stream.make("one", "two")
+        case "early":
+          yield* reply("early")
+          return "late"
+        case "push":
+          yield* sender.annotate("pushed", true)
+          yield* sender.send("pushed")
+          return `${sender.id}`
+        case "slow":
+          return yield* Effect.as(Effect.sleep("50 millis"), "slow")
+        case "quit":
+          return yield* Effect.as(sender.close, "bye")
+        case "throw":
+          return "two\nlines"
+        default:
+          return payload.toUpperCase()
+      }
+    })
+)
+
 // ---- tasks
 
 export const square = Handler.portable(import.meta.url, "square", (n: number) => Effect.succeed(n * n))
@@ -243,4 +281,16 @@ export const reluctant = Handler.portable(
       )
     )
   }
+)
+
+/** Says which span it is in, and makes one. */
+export const traced = Handler.portable(
+  import.meta.url,
+  "traced",
+  (connection: Connection) =>
+    Effect.gen(function*() {
+      const span = yield* Effect.orDie(Effect.currentSpan)
+      span.attribute("from", "the worker")
+      yield* Effect.withSpan(connection.write(span.name), "in the worker")
+    })
 )
