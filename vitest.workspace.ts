@@ -14,6 +14,6 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 20_000,
     passWithNoTests: true,
-    projects: ["core", "node", "unix-datagram", "testing", "examples", "bench"].map(project)
+    projects: ["core", "node", "unix-datagram", "testing", "examples", "bench", "reliability"].map(project)
   }
 })
