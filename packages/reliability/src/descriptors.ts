@@ -25,7 +25,7 @@ export const descriptors: Proof = {
   name: "descriptors",
   claim: "more clients than descriptors are turned away, seen to be, and forgotten when they leave",
   run: async ({ check, say, short }) => {
-    const server = await startServer({ service: "lines", events: true }, 64)
+    const server = await startServer({ service: "lines", events: true }, { descriptors: 64 })
     for (let round = 1; round <= (short ? 2 : 10); round++) {
       const { served, sockets } = await visitMany(server, 200)
       const full = await server.report()

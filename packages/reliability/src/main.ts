@@ -8,11 +8,19 @@
  */
 import { parseArgs } from "node:util"
 import { descriptors } from "./descriptors.ts"
+import { drain } from "./drain.ts"
+import { idle } from "./idle.ts"
 import { stopAll } from "./processes.ts"
 import type { Proof } from "./proof.ts"
+import { slow } from "./slow.ts"
+import { storms } from "./storms.ts"
 
 const proofs: ReadonlyArray<Proof> = [
-  descriptors
+  slow,
+  idle,
+  storms,
+  descriptors,
+  drain
 ]
 
 const { positionals, values } = parseArgs({

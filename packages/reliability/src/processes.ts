@@ -14,12 +14,24 @@ export const stopAll = () => {
   for (const child of children) child.kill("SIGKILL")
 }
 
-/** A script in a process of its own that may have `descriptors`; by default as many as this one. */
-export const start = (path: string, args: ReadonlyArray<string>, descriptors?: number): ChildProcess => {
+export interface ProcessOptions {
+  /** How many it may have; by default as many as this process may. */
+  readonly descriptors?: number | undefined
+  /** A directory for what `counted` counts. */
+  readonly counters?: string | undefined
+}
+
+/** A script in a process of its own. */
+export const start = (
+  path: string,
+  args: ReadonlyArray<string>,
+  { counters, descriptors }: ProcessOptions = {}
+): ChildProcess => {
   const node = [process.execPath, fileURLToPath(new URL(path, import.meta.url)), ...args]
   const raised = descriptors === undefined ? "" : `ulimit -n ${descriptors} && `
   const child = spawn("sh", ["-c", `${raised}exec "$@"`, "sh", ...node], {
-    stdio: ["ignore", "inherit", "inherit", "ipc"]
+    stdio: ["ignore", "inherit", "inherit", "ipc"],
+    env: { ...process.env, COUNTERS: counters }
   })
   children.add(child)
   child.once("exit", () => children.delete(child))
@@ -52,13 +64,16 @@ export interface ServerProcess {
   readonly until: (holds: (report: Report) => boolean, millis: number) => Promise<Report>
   /** Has it ended, in whatever way? */
   readonly exited: () => boolean
+  /** Its exit code, or the signal that ended it. */
+  readonly exit: Promise<number | string>
   /** SIGTERM; gives what it says at its end. */
   readonly terminate: () => Promise<Summary>
   readonly kill: () => void
 }
 
-export const startServer = async (config: ServerConfig, descriptors?: number): Promise<ServerProcess> => {
-  const child = start("./server.ts", [JSON.stringify(config)], descriptors)
+export const startServer = async (config: ServerConfig, options?: ProcessOptions): Promise<ServerProcess> => {
+  const child = start("./server.ts", [JSON.stringify(config)], options)
+  const exit = new Promise<number | string>((resolve) => child.once("exit", (code, signal) => resolve(code ?? signal!)))
   const target = await receive<Target>(child, "ready")
   const report = (how = "now") => {
     const answer = receive<Report>(child, "report")
@@ -78,6 +93,7 @@ export const startServer = async (config: ServerConfig, descriptors?: number): P
       }
     },
     exited: () => child.exitCode !== null || child.signalCode !== null,
+    exit,
     terminate: async () => {
       const summary = receive<Summary>(child, "summary")
       child.kill("SIGTERM")

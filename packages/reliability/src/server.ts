@@ -16,11 +16,11 @@ import * as NetAddress from "effect/net/NetAddress"
 import * as References from "effect/References"
 import * as Stream from "effect/Stream"
 import { readdirSync } from "node:fs"
-import { lines } from "./handlers.ts"
+import { counted, echo, large, lines } from "./handlers.ts"
 import type { Target } from "./processes.ts"
 
 /** The handlers by name. */
-const services = { lines }
+const services = { counted, echo, large, lines }
 
 export interface ServerConfig {
   readonly service: keyof typeof services
@@ -30,6 +30,8 @@ export interface ServerConfig {
   /** In workers of this kind; without it a fiber each. */
   readonly workers?: "thread" | "process" | undefined
   readonly idleTimeout?: string | undefined
+  /** Where TCP listens; by default at the loopback interface. */
+  readonly host?: string | undefined
   /** Follow the events? Then the report has them, by tag. */
   readonly events?: boolean | undefined
 }
@@ -40,8 +42,9 @@ export interface Report {
   readonly events: { readonly [tag: string]: number }
   /** User and system time so far, in milliseconds. */
   readonly cpu: number
-  /** Resident memory in bytes. */
+  /** Resident memory, and what of it is in use by objects and buffers, in bytes. */
   readonly memory: number
+  readonly used: number
   /** How many descriptors it has open. */
   readonly descriptors: number
   /** How many lines it has logged above Debug, and the first of them. */
@@ -62,8 +65,9 @@ const counting = Logger.make(({ logLevel, message }) => {
   firstLogged ??= `${logLevel}: ${String(message)}`
 })
 
+const { host = "127.0.0.1" } = config
 const listening = config.path === undefined
-  ? NodeTransport.tcp({ host: "127.0.0.1", port: 0, backlog: 4_096 })
+  ? NodeTransport.tcp({ host, port: 0, backlog: 4_096 })
   : NodeTransport.unix({ path: config.path, backlog: 4_096 })
 const transport = config.tls === undefined ? listening : listening.pipe(
   NodeTransport.tls({ ...config.tls, handshakeTimeout: config.tls.handshakeTimeout as Duration.Input | undefined })
@@ -103,12 +107,14 @@ const program = Effect.gen(function*() {
   process.on("message", (ask: { readonly report: "now" | "collected" }) => {
     if (ask.report === "collected") collect()
     const { system, user } = process.cpuUsage()
+    const memory = process.memoryUsage()
     const report: Report = {
       status: Effect.runSync(status),
       stats: Effect.runSync(stats),
       events,
       cpu: (user + system) / 1_000,
-      memory: process.memoryUsage.rss(),
+      memory: memory.rss,
+      used: memory.heapUsed + memory.external,
       descriptors: readdirSync("/proc/self/fd").length,
       logged,
       firstLogged
@@ -117,7 +123,7 @@ const program = Effect.gen(function*() {
   })
   process.on("disconnect", () => process.exit())
   const target: Target = NetAddress.isInetAddress(address)
-    ? { host: "127.0.0.1", port: address.port }
+    ? { host, port: address.port }
     : { path: address.path }
   process.send!({ ready: target })
   return yield* Effect.never
