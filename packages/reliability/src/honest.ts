@@ -40,10 +40,9 @@ export const connect = (target: Target, tls = false): Net.Socket =>
     : Net.connect({ ...target, noDelay: true } as Net.NetConnectOpts)
 
 export const startHonest = (target: Target, options: HonestOptions): Honest => {
-  const all = { answers: 0, errors: 0 }
+  const all = { answers: 0, errors: 0, unanswered: 0 }
   let histogram = new Histogram()
   let max = 0
-  let outstanding = 0
   let stopped = false
 
   const connection = (name: string) => {
@@ -61,7 +60,7 @@ export const startHonest = (target: Target, options: HonestOptions): Honest => {
         if (line !== `${name}.${answered}`) all.errors++
         answered++
         all.answers++
-        outstanding--
+        all.unanswered--
         histogram.add(latency * 1_000)
         max = Math.max(max, latency)
         if (answered === options.lines) socket.end()
@@ -70,13 +69,13 @@ export const startHonest = (target: Target, options: HonestOptions): Honest => {
     socket.on("error", () => {})
     socket.on("close", () => {
       if (answered < sent) all.errors++
-      outstanding -= sent - answered
+      all.unanswered -= sent - answered
       sent = options.lines
     })
     return {
       send: () => {
         dueAt.push(performance.now())
-        outstanding++
+        all.unanswered++
         // Before it is connected, the socket keeps what is written.
         socket.write(`${name}.${sent++}\n`)
       },
@@ -117,8 +116,8 @@ export const startHonest = (target: Target, options: HonestOptions): Honest => {
     stop: async () => {
       stopped = true
       const end = performance.now() + 10_000
-      while (outstanding > 0 && performance.now() < end) await sleep(10)
-      return { unanswered: outstanding, ...all }
+      while (all.unanswered > 0 && performance.now() < end) await sleep(10)
+      return all
     }
   }
 }

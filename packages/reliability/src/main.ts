@@ -9,7 +9,9 @@
 import { parseArgs } from "node:util"
 import { descriptors } from "./descriptors.ts"
 import { drain } from "./drain.ts"
+import { halfOpen } from "./halfOpen.ts"
 import { idle } from "./idle.ts"
+import { neverReading } from "./neverReading.ts"
 import { stopAll } from "./processes.ts"
 import type { Proof } from "./proof.ts"
 import { slow } from "./slow.ts"
@@ -19,6 +21,8 @@ const proofs: ReadonlyArray<Proof> = [
   slow,
   idle,
   storms,
+  halfOpen,
+  neverReading,
   descriptors,
   drain
 ]

@@ -17,6 +17,10 @@ export const stopAll = () => {
 export interface ProcessOptions {
   /** How many it may have; by default as many as this process may. */
   readonly descriptors?: number | undefined
+  /** The network namespace that it runs in. */
+  readonly namespace?: string | undefined
+  /** How long `large` waits for a client to take a chunk. */
+  readonly writeTimeout?: string | undefined
   /** A directory for what `counted` counts. */
   readonly counters?: string | undefined
 }
@@ -25,13 +29,14 @@ export interface ProcessOptions {
 export const start = (
   path: string,
   args: ReadonlyArray<string>,
-  { counters, descriptors }: ProcessOptions = {}
+  { counters, descriptors, namespace, writeTimeout }: ProcessOptions = {}
 ): ChildProcess => {
   const node = [process.execPath, fileURLToPath(new URL(path, import.meta.url)), ...args]
   const raised = descriptors === undefined ? "" : `ulimit -n ${descriptors} && `
-  const child = spawn("sh", ["-c", `${raised}exec "$@"`, "sh", ...node], {
+  const within = namespace === undefined ? [] : ["ip", "netns", "exec", namespace]
+  const child = spawn("sh", ["-c", `${raised}exec "$@"`, "sh", ...within, ...node], {
     stdio: ["ignore", "inherit", "inherit", "ipc"],
-    env: { ...process.env, COUNTERS: counters }
+    env: { ...process.env, COUNTERS: counters, WRITE_TIMEOUT: writeTimeout }
   })
   children.add(child)
   child.once("exit", () => children.delete(child))

@@ -30,6 +30,7 @@ export interface ServerConfig {
   /** In workers of this kind; without it a fiber each. */
   readonly workers?: "thread" | "process" | undefined
   readonly idleTimeout?: string | undefined
+  readonly keepAlive?: string | undefined
   /** Where TCP listens; by default at the loopback interface. */
   readonly host?: string | undefined
   /** Follow the events? Then the report has them, by tag. */
@@ -67,7 +68,7 @@ const counting = Logger.make(({ logLevel, message }) => {
 
 const { host = "127.0.0.1" } = config
 const listening = config.path === undefined
-  ? NodeTransport.tcp({ host, port: 0, backlog: 4_096 })
+  ? NodeTransport.tcp({ host, port: 0, backlog: 4_096, keepAlive: config.keepAlive as Duration.Input | undefined })
   : NodeTransport.unix({ path: config.path, backlog: 4_096 })
 const transport = config.tls === undefined ? listening : listening.pipe(
   NodeTransport.tls({ ...config.tls, handshakeTimeout: config.tls.handshakeTimeout as Duration.Input | undefined })

@@ -74,7 +74,7 @@ const prove = async (
   const sum = Object.values(closed).reduce((a, b) => a + b, 0)
   check(`${name}: ${open} open (0), ${accepted} accepted, ${sum} closed`, open === 0 && accepted === sum)
   check(
-    `${name}: ${after.descriptors} descriptors (${before.descriptors})`,
+    `${name}: ${after.descriptors} descriptors (${before.descriptors} at most)`,
     after.descriptors <= before.descriptors
   )
   const used = (after.used - before.used) / 2 ** 20

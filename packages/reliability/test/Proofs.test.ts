@@ -15,7 +15,7 @@ const run = (...args: ReadonlyArray<string>) =>
   })
 
 describe("pnpm reliability --short", () => {
-  for (const name of ["descriptors"]) {
+  for (const name of ["slow", "idle", "storms", "half-open", "never-reading", "descriptors", "drain"]) {
     it(name, async () => {
       const { code, output } = await run("--short", name)
       assert.strictEqual(code, 0, output)
