@@ -12,6 +12,10 @@ export interface Proof {
 export interface ProofOptions {
   /** A small version, under 20 seconds. */
   readonly short: boolean
+  /** How many inputs a fuzzer tries, the first of its seeds, and how many seconds chaos goes on, where it was said. */
+  readonly inputs: number | undefined
+  readonly seed: number | undefined
+  readonly seconds: number | undefined
   /** Prints what was done, or a figure. */
   readonly say: (text: string) => void
   /** Prints whether it holds; one that does not fails the proof. What is checked names its figure and its limit. */
