@@ -5,10 +5,14 @@
  *     pnpm reliability                 all of them, some minutes
  *     pnpm reliability storms drain    only these
  *     pnpm reliability --short         small versions
+ *     pnpm reliability fuzz-tls --seed 7 --inputs 1000000
  */
 import { parseArgs } from "node:util"
+import { chaos } from "./chaos.ts"
 import { descriptors } from "./descriptors.ts"
 import { drain } from "./drain.ts"
+import { fuzzReaders } from "./fuzzReaders.ts"
+import { fuzzTls } from "./fuzzTls.ts"
 import { halfOpen } from "./halfOpen.ts"
 import { idle } from "./idle.ts"
 import { neverReading } from "./neverReading.ts"
@@ -24,13 +28,28 @@ const proofs: ReadonlyArray<Proof> = [
   halfOpen,
   neverReading,
   descriptors,
-  drain
+  drain,
+  fuzzReaders,
+  fuzzTls,
+  chaos
 ]
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { short: { type: "boolean", default: false } }
+  options: {
+    short: { type: "boolean", default: false },
+    inputs: { type: "string" },
+    seed: { type: "string" },
+    seconds: { type: "string" }
+  }
 })
+const number = (option: "inputs" | "seed" | "seconds"): number | undefined => {
+  const value = values[option]
+  if (value === undefined || /^\d+$/.test(value)) return value === undefined ? undefined : Number(value)
+  console.error(`--${option} is ${value}: expected an integer, 0 or more`)
+  process.exit(1)
+}
+const given = { short: values.short, inputs: number("inputs"), seed: number("seed"), seconds: number("seconds") }
 const unknown = positionals.find((name) => !proofs.some((proof) => proof.name === name))
 if (unknown !== undefined) {
   console.error(`no proof is called "${unknown}"; there are ${proofs.map(({ name }) => name).join(", ")}`)
@@ -47,7 +66,7 @@ for (const { claim, name, run } of proofs) {
     if (!holds) failures++
   }
   try {
-    await run({ short: values.short, say: (text) => console.log(`        ${text}`), check })
+    await run({ ...given, say: (text) => console.log(`        ${text}`), check })
   } catch (error) {
     check(`it came to its end: ${error instanceof Error ? error.stack : String(error)}`, false)
   }

@@ -15,12 +15,25 @@ const run = (...args: ReadonlyArray<string>) =>
   })
 
 describe("pnpm reliability --short", () => {
-  for (const name of ["slow", "idle", "storms", "half-open", "never-reading", "descriptors", "drain"]) {
+  for (
+    const name of [
+      "slow",
+      "idle",
+      "storms",
+      "half-open",
+      "never-reading",
+      "descriptors",
+      "drain",
+      "fuzz-readers",
+      "fuzz-tls",
+      "chaos"
+    ]
+  ) {
     it(name, async () => {
       const { code, output } = await run("--short", name)
       assert.strictEqual(code, 0, output)
       assert.include(output, "all limits kept")
-    }, 60_000)
+    }, 180_000)
   }
 
   it("has no proof of another name", async () => {
