@@ -3,14 +3,7 @@
  * memory, or in a buffer that is lent and written over afterwards, as sockets have it), which reads are made of them, and the bytes
  * themselves, in which line ends, delimiters and halves of characters are frequent. How the bytes arrive must make no difference.
  */
-import {
-  type Connection,
-  Dispatch,
-  MemoryTransport,
-  Server,
-  type StreamTransport,
-  WorkerDispatch
-} from "@socketserver/core"
+import { type Connection, Dispatch, MemoryTransport, Server, StreamTransport } from "@socketserver/core"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -218,8 +211,8 @@ const check = Effect.fnUntraced(function*({ pieces, steps }: Program, connection
 
 /** A wire whose pieces come one by one, when there is time, in a buffer that is written over afterwards if it is lent. */
 class PiecesWire implements StreamTransport.Wire {
-  readonly peer = NetAddress.unixPathAddress("")
-  readonly local = NetAddress.unixPathAddress("")
+  readonly peer: NetAddress.SocketAddress
+  readonly local = NetAddress.unixPathAddress("pieces")
   readonly unsent = 0
   bytesRead = 0
   bytesWritten = 0
@@ -232,7 +225,8 @@ class PiecesWire implements StreamTransport.Wire {
   private readonly pieces: ReadonlyArray<Uint8Array>
   private readonly arrival: Program["arrival"]
 
-  constructor(pieces: ReadonlyArray<Uint8Array>, arrival: Program["arrival"]) {
+  constructor(name: string, { arrival, pieces }: Program) {
+    this.peer = NetAddress.unixPathAddress(name)
     this.pieces = pieces
     this.arrival = arrival
   }
@@ -300,18 +294,20 @@ class PiecesWire implements StreamTransport.Wire {
   }
 }
 
-const overPieces = (program: Program) => {
-  const { close, connection } = WorkerDispatch.hostConnection({
-    id: 1,
-    wire: new PiecesWire(program.pieces, program.arrival),
-    idleMillis: undefined,
-    watch: false,
-    onGone: () => {},
-    onIdle: () => {},
-    annotate: () => Effect.void,
-    onReleased: () => {}
+/** A transport of such wires; `accept` has a client connect. */
+const piecesTransport = () => {
+  let onConnection: (wire: StreamTransport.Wire) => void = () => {}
+  const address = NetAddress.unixPathAddress("pieces")
+  const layer = Layer.succeed(StreamTransport.StreamTransport, {
+    name: "pieces",
+    steps: [],
+    listen: (accept) =>
+      Effect.sync(() => {
+        onConnection = accept
+        return { address }
+      })
   })
-  return Effect.ensuring(check(program, connection), Effect.sync(close))
+  return { layer, accept: (wire: StreamTransport.Wire) => onConnection(wire) }
 }
 
 export const fuzzReaders = proofOf({
@@ -331,49 +327,57 @@ export const fuzzReaders = proofOf({
   },
   start: async () => {
     const scope = Effect.runSync(Scope.make())
+    // By the client's address.
     const programs = new Map<
       string,
       { readonly program: Program; readonly done: (wrong: string | undefined) => void }
     >()
-    const layer = MemoryTransport.stream().pipe(
-      Dispatch.fiberPerRequest(),
-      Server.serveStream((connection) => {
-        const { done, program } = programs.get((connection.peer as NetAddress.UnixPathAddress).path)!
-        return Effect.onExit(
-          check(program, connection),
-          (exit) => Effect.sync(() => done(Exit.isSuccess(exit) ? exit.value : String(Cause.squash(exit.cause))))
-        )
-      })
-    )
-    const server = Context.get(await Effect.runPromise(Layer.buildWithScope(layer, scope)), Server.Server)
-    let last = 0
-    const overMemory = (program: Program): Promise<string | undefined> => {
-      const name = `client ${++last}`
-      return new Promise((resolve) => {
-        programs.set(name, { program, done: resolve })
-        const client = Effect.gen(function*() {
-          const connection = yield* MemoryTransport.connect(server.address, { from: NetAddress.unixPathAddress(name) })
-          for (const piece of program.pieces) {
-            yield* connection.write(piece)
-            if (piece.length % 2 === 0) yield* Effect.yieldNow
-          }
-          yield* connection.end
-          yield* Effect.ignore(connection.readAll())
+    const serve = async (transport: Layer.Layer<StreamTransport.StreamTransport>) => {
+      const layer = transport.pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveStream((connection) => {
+          const { done, program } = programs.get((connection.peer as NetAddress.UnixPathAddress).path)!
+          return Effect.onExit(
+            check(program, connection),
+            (exit) => Effect.sync(() => done(Exit.isSuccess(exit) ? exit.value : String(Cause.squash(exit.cause))))
+          )
         })
-        void Effect.runPromise(Effect.scoped(Effect.ignore(client))).finally(() => programs.delete(name))
-      })
+      )
+      return Context.get(await Effect.runPromise(Layer.buildWithScope(layer, scope)), Server.Server)
     }
+    const inMemory = await serve(MemoryTransport.stream())
+    const pieces = piecesTransport()
+    const inPieces = await serve(pieces.layer)
+
+    const connectInMemory = (name: string, program: Program) =>
+      Effect.gen(function*() {
+        const connection = yield* MemoryTransport.connect(inMemory.address, { from: NetAddress.unixPathAddress(name) })
+        for (const piece of program.pieces) {
+          yield* connection.write(piece)
+          if (piece.length % 2 === 0) yield* Effect.yieldNow
+        }
+        yield* connection.end
+        yield* Effect.ignore(connection.readAll())
+      }).pipe(Effect.ignore, Effect.scoped, Effect.runPromise)
+
+    let last = 0
     return {
-      run: (input) => {
+      run: async (input) => {
         const program = parse(input)
-        return program.arrival === "memory" ? overMemory(program) : Effect.runPromise(overPieces(program))
+        const name = `client ${++last}`
+        const outcome = new Promise<string | undefined>((done) => programs.set(name, { program, done }))
+        if (program.arrival === "memory") await connectInMemory(name, program)
+        else pieces.accept(new PiecesWire(name, program))
+        const wrong = await outcome
+        programs.delete(name)
+        return wrong
       },
       end: async () => {
-        const { accepted, closed, open } = await Effect.runPromise(
-          Effect.andThen(server.awaitIdle, server.stats)
-        )
-        if (open !== 0 || closed.Completed !== accepted) {
-          throw new Error(`of ${accepted} connections ${JSON.stringify(closed)} closed, and ${open} are open`)
+        for (const server of [inMemory, inPieces]) {
+          const { accepted, closed, open } = await Effect.runPromise(Effect.andThen(server.awaitIdle, server.stats))
+          if (open !== 0 || (closed.Completed ?? 0) !== accepted) {
+            throw new Error(`of ${accepted} connections ${JSON.stringify(closed)} closed, and ${open} are open`)
+          }
         }
         await Effect.runPromise(Scope.close(scope, Exit.void))
       }
