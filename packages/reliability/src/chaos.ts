@@ -12,6 +12,7 @@ import { TestClient } from "@socketserver/testing"
 import { UnixDatagram } from "@socketserver/unix-datagram"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
+import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -39,8 +40,8 @@ const strategies: ReadonlyArray<Strategy> = ["serial", "fiber", "thread", "proce
 /** A handler may compute for so long; honest ones take a moment. */
 const timeout = "3 seconds"
 
-/** Puts a strategy between a transport and a server. Who is silent loses the place that others may wait for. */
-const dispatchWith = (strategy: Strategy) => {
+/** Which tag a strategy gives, only it knows: the handlers here are portable, and go with both. */
+const dispatchWith = (strategy: Strategy): (transport: Layer.Layer<any>) => Layer.Layer<any> => {
   switch (strategy) {
     case "serial":
       return Dispatch.serial()
@@ -156,9 +157,8 @@ const stream = Effect.fnUntraced(function*(
   connectBelow: (address: NetAddress.SocketAddress) => Connect,
   counted: Counted
 ) {
-  const dispatched: Layer.Layer<any> = dispatchWith(strategy)(transport) as any
-  const layer = Server.serveStream(obey, { ...silent, idleTimeout })(dispatched)
-  const server = Context.get(yield* Layer.build(layer as Layer.Layer<Server.Server, unknown>), Server.Server)
+  const layer = Server.serveStream(obey, { ...silent, idleTimeout })(dispatchWith(strategy)(transport))
+  const server = Context.get(yield* Layer.build(layer), Server.Server)
   const running: Running = {
     name: `${name} ${strategy}`,
     server,
@@ -169,6 +169,10 @@ const stream = Effect.fnUntraced(function*(
 })
 
 // ---- clients of packets
+
+class Unanswered extends Data.TaggedError("Unanswered") {
+  override readonly message = "asked 6 times, and not answered"
+}
 
 /** A client is a transport, too. */
 const bindClient = (transport: Layer.Layer<DatagramTransport.DatagramTransport>) =>
@@ -185,9 +189,8 @@ const datagram = Effect.fnUntraced(function*(
   transport: (name: string) => Layer.Layer<DatagramTransport.DatagramTransport>,
   counted: Counted
 ) {
-  const dispatched: Layer.Layer<any> = dispatchWith(strategy)(transport("server")) as any
-  const layer = Server.serveDatagram(obeyPacket, silent)(dispatched)
-  const server = Context.get(yield* Layer.build(layer as Layer.Layer<Server.Server, unknown>), Server.Server)
+  const layer = Server.serveDatagram(obeyPacket, silent)(dispatchWith(strategy)(transport("server")))
+  const server = Context.get(yield* Layer.build(layer), Server.Server)
   const { address } = server
   let clients = 0
   const bind = Effect.suspend(() => bindClient(transport(`client${++clients}`)))
@@ -209,7 +212,7 @@ const datagram = Effect.fnUntraced(function*(
         })
         let tries = 0
         while ((yield* Effect.timeoutOption(ask, "5 seconds"))._tag === "None") {
-          if (++tries === 6) return yield* Effect.fail(new Error(`asked ${tries} times`))
+          if (++tries === 6) return yield* new Unanswered()
         }
       }
     }, Effect.scoped),

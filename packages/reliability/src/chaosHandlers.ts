@@ -1,17 +1,20 @@
 /** Handlers that do what they are told, for good or bad; workers import this module. */
 import { type Connection, type Datagram, Handler } from "@socketserver/core"
+import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 
 /** In a worker a handler may end what it runs in. */
 const inWorker = process.env["CHAOS_WORKER"] === "1"
 
+class Asked extends Data.TaggedError("Asked") {}
+
 const endsItself = (what: () => never): Effect.Effect<never> =>
   Effect.suspend(() => inWorker ? what() : Effect.die(new Error("asked for")))
 
-const deed = (what: string): Effect.Effect<void, Error> => {
+const deed = (what: string): Effect.Effect<void, Asked> => {
   switch (what) {
     case "fail":
-      return Effect.fail(new Error("asked for"))
+      return Effect.fail(new Asked())
     case "die":
       return Effect.die(new Error("asked for"))
     case "interrupt":
@@ -38,19 +41,22 @@ export const obey = Handler.portable(
   import.meta.url,
   "obey",
   (connection: Connection.Connection) =>
-    Effect.forever(Effect.flatMap(connection.readLine({ maxLength: 300_000 }), (line) => {
+    Effect.forever(Effect.gen(function*() {
+      const line = yield* connection.readLine({ maxLength: 300_000 })
       const text = asked.exec(line)?.[1]
-      if (text !== undefined) return connection.write(`${answerTo(text)}\n`)
-      return line === "big" ? connection.write("x".repeat(1_000_000)) : deed(line)
+      if (text !== undefined) yield* connection.write(`${answerTo(text)}\n`)
+      else if (line === "big") yield* connection.write("x".repeat(1_000_000))
+      else yield* deed(line)
     }))
 )
 
 export const obeyPacket = Handler.portable(
   import.meta.url,
   "obeyPacket",
-  ({ payload, reply }: Datagram.Datagram) => {
+  Effect.fnUntraced(function*({ payload, reply }: Datagram.Datagram) {
     const line = new TextDecoder().decode(payload)
     const text = asked.exec(line)?.[1]
-    return text === undefined ? deed(line) : reply(answerTo(text))
-  }
+    if (text !== undefined) yield* reply(answerTo(text))
+    else yield* deed(line)
+  })
 )
