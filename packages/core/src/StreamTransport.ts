@@ -123,6 +123,11 @@ export interface Wire {
   /** What TLS has negotiated, on a wire that has it. */
   readonly tls?: TlsInfo | undefined
   /**
+   * Is everything that the peer has sent there at once, as between two ends in one process? Then nothing can be on its way, and a
+   * drain need not wait for it.
+   */
+  readonly isImmediate?: boolean | undefined
+  /**
    * How to go on with TLS in the middle of a connection, where that is possible.
    */
   readonly startTls?: StartTls | undefined

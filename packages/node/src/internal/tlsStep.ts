@@ -1,14 +1,13 @@
 /** TLS as a step of the pipe: it loads certificates when a server starts to listen, and again when they have changed. */
 import type { ListenError } from "@socketserver/core/ListenError"
+import { publish } from "@socketserver/core/ServerEvent"
 import { type Handshake, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Metric from "effect/Metric"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type * as Tls from "node:tls"
@@ -34,14 +33,6 @@ type Service = StreamTransport["Service"] & { readonly [givesSockets]?: boolean 
 /** Marks a transport whose wires have sockets. Steps that copy its properties keep the mark. */
 export const ofSockets = (service: StreamTransport["Service"]): Service =>
   Object.assign(service, { [givesSockets]: true })
-
-const handshakes = Metric.counter("socketserver_tls_handshakes", { description: "TLS handshakes, by outcome" })
-const succeeded = Metric.withAttributes(handshakes, { outcome: "succeeded" })
-const failed = Metric.withAttributes(handshakes, { outcome: "failed" })
-const duration = Metric.histogram("socketserver_tls_handshake_millis", {
-  description: "How long successful TLS handshakes took, in milliseconds",
-  boundaries: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000]
-})
 
 export const makeStep =
   <R>(options: TlsOptions<R>, when: "now" | "asked") =>
@@ -100,19 +91,8 @@ class TlsState<R> {
     }
   }
 
-  /** Counted and timed. */
   shake(wire: Wire, goAhead: Uint8Array | string): Effect.Effect<Wire, unknown> {
-    return Effect.flatMap(Clock.currentTimeMillis, (begun) =>
-      Effect.onExit(
-        Effect.suspend(() => shakeHands(this.server!, wire, goAhead)),
-        (exit) =>
-          Exit.isFailure(exit)
-            ? Metric.update(failed, 1)
-            : Effect.flatMap(
-              Clock.currentTimeMillis,
-              (now) => Effect.andThen(Metric.update(succeeded, 1), Metric.update(duration, now - begun))
-            )
-      ))
+    return Effect.suspend(() => shakeHands(this.server!, wire, goAhead))
   }
 
   /** Loads what there is, and watches it until the scope ends. */
@@ -154,13 +134,18 @@ class TlsState<R> {
         const complaint = String(Cause.squash(cause))
         if (complaint === this.complaint) return Effect.void
         this.complaint = complaint
-        return Effect.logWarning("TLS: the new certificate cannot be used, the old one stays", cause)
+        return publish({
+          _tag: "Problem",
+          level: "Warn",
+          message: "TLS: the new certificate cannot be used, the old one stays",
+          cause
+        })
       },
       onSuccess: (settings) => {
         this.complaint = undefined
         if (contentsOf(settings) === contentsOf(this.settings!)) return Effect.void
         this.use(settings)
-        return Effect.logInfo("TLS: new certificates are in use")
+        return publish({ _tag: "CertificatesRenewed" })
       }
     })
   }
