@@ -11,6 +11,7 @@ import { parseArgs } from "node:util"
 import { chaos } from "./chaos.ts"
 import { descriptors } from "./descriptors.ts"
 import { drain } from "./drain.ts"
+import { fuzzFraming } from "./fuzzFraming.ts"
 import { fuzzReaders } from "./fuzzReaders.ts"
 import { fuzzTls } from "./fuzzTls.ts"
 import { halfOpen } from "./halfOpen.ts"
@@ -30,6 +31,7 @@ const proofs: ReadonlyArray<Proof> = [
   descriptors,
   drain,
   fuzzReaders,
+  fuzzFraming,
   fuzzTls,
   chaos
 ]

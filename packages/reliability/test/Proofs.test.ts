@@ -25,6 +25,7 @@ describe("pnpm reliability --short", () => {
       "descriptors",
       "drain",
       "fuzz-readers",
+      "fuzz-framing",
       "fuzz-tls",
       "chaos"
     ]
