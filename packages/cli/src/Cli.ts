@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import * as Logging from "@socketserver/core/Logging"
 import { Cause, Console, Effect, Exit } from "effect"
 import { CliConfig, CliError, CliOutput, Command, GlobalFlag } from "effect/cli"
 import { readFileSync } from "node:fs"
@@ -82,7 +83,8 @@ export const run = (args: ReadonlyArray<string>): Effect.Effect<number> =>
       CliConfig.CliConfig,
       CliConfig.make({ builtIns: CliConfig.defaults.builtIns.filter((flag) => flag !== GlobalFlag.Wizard) })
     ),
-    Effect.provide(NodeServices.layer),
+    // What its servers do, the command says itself.
+    Effect.provide([NodeServices.layer, Logging.quiet]),
     Effect.exit,
     Effect.flatMap(exitCodeOf)
   )

@@ -187,6 +187,16 @@ export const Log = Context.Reference<Logging>("@socketserver/core/Logging", { de
 export const layer = (logging: Logging): Layer.Layer<never> => Layer.succeed(Log, logging)
 
 /**
+ * The usual lines, without the steps of a server's life: for programs that tell those themselves.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const quiet: Layer.Layer<never> = layer({
+  log: (event, server) => level(event) === "Info" ? Effect.void : lines.log(event, server)
+})
+
+/**
  * No line at all, not even for failures.
  *
  * @category layers

@@ -1,6 +1,6 @@
 /** The deadlines of a connection and of its handler, under a test clock. `idleTimeout` and `maxAge` have tests of their own. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Connection, Dispatch, MemoryTransport, Server } from "@socketserver/core"
+import { type Connection, Dispatch, Logging, MemoryTransport, Server } from "@socketserver/core"
 import { Cause, Clock, Context, Deferred, Duration, Effect, Layer, Logger, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { settle, start, startSerial } from "./utils.ts"
@@ -223,7 +223,7 @@ describe("requestTimeout", () => {
       const server = yield* start(
         (connection) => Effect.onInterrupt(Effect.never, () => Effect.ignore(connection.write("too long\n"))),
         { requestTimeout: "10 seconds" }
-      ).pipe(Effect.provide(Logger.layer([Logger.make(({ message }) => lines.push(message))])))
+      ).pipe(Effect.provide([Logger.layer([Logger.make(({ message }) => lines.push(message))]), Logging.quiet]))
       const client = yield* MemoryTransport.connect(server.address)
       yield* TestClock.adjust("9999 millis")
       assert.strictEqual((yield* server.stats).open, 1)

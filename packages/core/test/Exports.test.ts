@@ -83,7 +83,7 @@ describe("@socketserver/core", () => {
         "PermissionDenied",
         "WorkersNotStarted"
       ],
-      Logging: ["Log", "layer", "level", "lines", "off"],
+      Logging: ["Log", "layer", "level", "lines", "off", "quiet"],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
       Message: [],
       MessageTransport: ["MessageTransport"],

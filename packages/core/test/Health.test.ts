@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Dispatch, Health, Logging, MemoryTransport, Server } from "@socketserver/core"
 import * as ServerHttp from "@socketserver/core/ServerHttp"
-import { Context, Effect, Exit, Layer, Scope, Stream } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import { NetAddress } from "effect/net"
 import { settle } from "./utils.ts"
@@ -39,11 +39,10 @@ describe("as an effect", () => {
       const last = yield* MemoryTransport.connect(server.address)
       yield* last.write("half a line")
       yield* settle
-      yield* Effect.forkChild(server.drain(), { startImmediately: true })
+      const drain = yield* Effect.forkChild(server.drain(), { startImmediately: true })
       yield* look
       yield* last.write("\n")
-      yield* server.awaitIdle
-      yield* settle
+      yield* Fiber.join(drain)
       yield* look
       assert.deepStrictEqual(seen, [
         ["ready", true, true],

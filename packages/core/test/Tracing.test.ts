@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Dispatch, MemoryTransport, Server, Tracing } from "@socketserver/core"
 import { StreamTransport } from "@socketserver/core/StreamTransport"
-import { Context, Duration, Effect, Exit, Layer, Logger, Option, References, Tracer } from "effect"
+import { Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option, References, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 import { settle } from "./utils.ts"
 
@@ -91,10 +91,15 @@ describe("Tracing.layer", () => {
   it.effect("ends the spans of a connection that was refused before its handler, or killed in it", () =>
     Effect.gen(function*() {
       const { layer, spans } = collected()
+      const busy = yield* Deferred.make<void>()
       const server = yield* MemoryTransport.stream().pipe(
         Dispatch.fiberPerRequest({ maxInFlight: 1, queue: { max: 0 } }),
         Server.serveStream((c) =>
-          Effect.uninterruptible(Effect.exit(c.pull).pipe(Effect.andThen(Effect.sleep("1 hour"))))
+          Effect.exit(c.pull).pipe(
+            Effect.andThen(Deferred.succeed(busy, undefined)),
+            Effect.andThen(Effect.sleep("1 hour")),
+            Effect.uninterruptible
+          )
         ),
         Layer.provide(Tracing.layer),
         built,
@@ -106,10 +111,10 @@ describe("Tracing.layer", () => {
       const drain = yield* Effect.forkChild(server.drain({ grace: "1 second", kill: "1 second" }), {
         startImmediately: true
       })
-      yield* settle
+      yield* Deferred.await(busy)
       yield* TestClock.adjust("1 second")
       yield* TestClock.adjust("1 second")
-      void drain
+      assert.strictEqual((yield* Fiber.join(drain)).killed, 1)
       assert.deepStrictEqual(
         spans.map((span) => [span.name, span.attributes.get("error.type"), span.status._tag]),
         [

@@ -35,11 +35,6 @@ export const reportDrains = (servers: Readonly<Record<string, Server.Server["Ser
     )
   )
 
-/** The program says itself when it listens, and how it ended. */
-const Quiet = Logging.layer({
-  log: (event, server) => Logging.level(event) === "Info" ? Effect.void : Logging.lines.log(event, server)
-})
-
 /** The failure has been printed: it is only the exit code that is still missing. */
 class Reported extends Data.TaggedError("Reported") {
   override readonly [Runtime.errorReported] = false
@@ -52,7 +47,8 @@ const oneLine = (error: { readonly message: string; readonly cause?: unknown }):
 /** Runs a program as the whole process. */
 export const run = <A, E extends { readonly message: string }>(program: Effect.Effect<A, E>): void =>
   program.pipe(
-    Effect.provide(Quiet),
+    // The program says itself when it listens, and how it ended.
+    Effect.provide(Logging.quiet),
     Effect.catch((error) => Effect.andThen(Console.error(oneLine(error)), new Reported())),
     NodeRuntime.runMain({
       // Being asked to stop is not a failure; by default it would be exit code 130.

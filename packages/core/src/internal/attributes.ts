@@ -19,6 +19,7 @@ export const transportAttributes = (
   address: NetAddress.SocketAddress
 ): Record<string, string> => {
   if (transport.name.startsWith("memory")) return { "network.transport": "memory" }
+  if (transport.name === "stream") return { "network.transport": "stream" }
   if (NetAddress.isUnixPathAddress(address)) return { "network.transport": "unix" }
   return {
     "network.transport": transport.waiting === undefined ? "tcp" : "udp",

@@ -108,6 +108,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private readonly owner: Owner
   private writers: Array<() => void> | undefined
   private batchLength = 0
+  /** Is the output above its high-water mark since a batch has left? */
+  private above = false
   private destroyed = false
   private workInProgress = 0
   /** Does the handler run in a worker? */
@@ -210,6 +212,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   onDrain(): void {
     if (this.now !== undefined) this.lastActivity = this.now()
+    this.above = false
     this.wakeWriters()
   }
 
@@ -407,7 +410,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
       this.batch.push(new Uint8Array(chunk))
     }
     this.batchLength += chunk.length
-    if (this.input.length > 0 && this.batchLength < batchLimit) return undefined
+    if (this.input.length > 0 && this.batchLength < batchLimit && !this.above) return undefined
     return this.flush() ? undefined : this.drain
   }
 
@@ -423,6 +426,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const below = joined === undefined
       ? batch.reduce((_, chunk) => this.wire.write(chunk), true)
       : this.wire.write(joined)
+    // Whoever hands it over is often not who can wait: the next write does.
+    this.above = !below
     if (this.endWhenIdle) this.recheckRead()
     return below
   }

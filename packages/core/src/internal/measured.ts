@@ -13,19 +13,25 @@ import { addressAttributes, isOrderly, transportAttributes } from "./attributes.
 import type { Observed, Observer } from "./observed.ts"
 import type { ServerImpl } from "./server.ts"
 
-const reasons: ReadonlyArray<CloseReason["_tag"]> = [
-  "Completed",
-  "PeerReset",
-  "IdleTimeout",
-  "HandshakeFailed",
-  "Refused",
-  "HandlerFailed",
-  "Drained",
-  "Killed",
-  "WorkerCrashed",
-  "WorkerTimeout",
-  "TransportFailed"
-]
+const reasons = Object.keys(
+  {
+    Completed: 0,
+    PeerReset: 0,
+    IdleTimeout: 0,
+    ReadTimeout: 0,
+    WriteTimeout: 0,
+    RequestTimeout: 0,
+    HandshakeFailed: 0,
+    Refused: 0,
+    HandlerFailed: 0,
+    InvalidFrame: 0,
+    Drained: 0,
+    Killed: 0,
+    WorkerCrashed: 0,
+    WorkerTimeout: 0,
+    TransportFailed: 0
+  } satisfies Record<CloseReason["_tag"], 0>
+) as Array<CloseReason["_tag"]>
 
 type Attributes = Readonly<Record<string, string>>
 

@@ -351,7 +351,7 @@ class RemoteJob implements Job {
       for (const reason of decoded.cause.reasons) {
         const isOwn = Cause.isFailReason(reason) && reason.error instanceof ConnectionError &&
           reason.error.connection === request.message.sender.id
-        if (isOwn) request.own(reason.error as ConnectionError)
+        if (isOwn) request.own(reason.error)
       }
     }
     this.finish(decoded)
