@@ -26,7 +26,9 @@ const modules = Effect.acquireRelease(
 const startMemcached = Effect.fnUntraced(function*(env: Readonly<Record<string, string>> = {}) {
   const directory = yield* modules
   const program = yield* start(process.execPath, [join(directory, "main.ts")], env)
-  const [, port] = /^memcached listens on 127\.0\.0\.1:(\d+)$/.exec(yield* program.line) ?? []
+  // The server logs beside it.
+  const told = yield* Effect.repeat(program.line, { until: (line) => line.startsWith("memcached") })
+  const [, port] = /^memcached listens on 127\.0\.0\.1:(\d+)$/.exec(told) ?? []
   return { directory, port: port!, program }
 })
 
@@ -60,7 +62,7 @@ describe("the tutorial's memcached", () => {
       assert.strictEqual((yield* tool("memccat", port, "command.ts")).code, 0)
 
       yield* program.signal("SIGTERM")
-      assert.match((yield* program.rest).join("\n"), /^memcached has drained: \d idle, \d completed, 0 killed$/)
+      assert.match((yield* program.rest).join("\n"), /^memcached has drained: \d idle, \d completed, 0 killed$/m)
       assert.strictEqual(yield* program.exitCode, 130)
       assert.deepStrictEqual(yield* program.errors, [])
     }))
