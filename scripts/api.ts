@@ -145,7 +145,7 @@ const pageOf = (module: Module, all: ReadonlyArray<Module>): string => {
   const prose = (text: string) => resolveLinks(text, module, all)
   const categories = [...new Set(module.exports.map(({ category }) => category))]
   return [
-    `# ${module.name}`,
+    `# ${module.name} {#module-${module.name}}`,
     `\`${importOf(module)}\` · [source](../../../${module.source})`,
     prose(module.description),
     ...categories.flatMap((category) => [

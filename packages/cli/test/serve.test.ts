@@ -111,88 +111,96 @@ describe("serve", () => {
       assert.strictEqual(yield* server.exitCode, 130)
     }))
 
-  it.live("loads a module again when it changes: who is in stays with the old one; a broken one changes nothing", () =>
-    Effect.gen(function*() {
-      const { serve } = yield* commands
-      const folder = yield* workspace
-      const [module, word] = [join(folder, "handler.ts"), join(folder, "word.ts")]
-      writeFileSync(
-        module,
-        `import { Effect, Stream } from "effect"
-        import { word } from "./word.ts"
-        export default (c: any) => c.lines().pipe(Stream.map((line) => word + " " + line + "\\n"), Stream.run(c.sink))\n`
-      )
-      writeFileSync(word, "export const word: string = \"one\"\n")
-      const server = yield* serve("serve", module, "--tcp", "0", "--watch")
-      const old = yield* connect(server.at["tcp"]!)
-      yield* old.send("a\n")
-      assert.strictEqual(yield* old.out.line, "one a")
-
-      // A module that the handler imports, not the handler's own.
-      writeFileSync(word, "export const word: string = \"two\"\n")
-      yield* server.out.lineWith(/loaded again/)
-      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "b\n"), ["two b"])
-      yield* old.send("c\n")
-      assert.strictEqual(yield* old.out.line, "one c")
-
-      writeFileSync(word, "export const word: string = \"thr\n")
-      yield* server.errors.lineWith(/not loaded, the handler from before goes on: .*word\.ts/)
-      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "d\n"), ["two d"])
-
-      writeFileSync(word, "export const word: string = \"three\"\n")
-      yield* server.out.lineWith(/loaded again/)
-      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "e\n"), ["three e"])
-      yield* old.send("f\n")
-      assert.strictEqual(yield* old.out.line, "one f")
-    }))
-
-  it.live("loads a module again in its workers, too, and ends the old ones when their connections have", () =>
-    Effect.gen(function*() {
-      const { serve } = yield* commands
-      const folder = yield* workspace
-      const module = join(folder, "handler.ts")
-      const write = (word: string) =>
+  it.live(
+    "loads a module again when it changes: who is in stays with the old one; a broken one changes nothing",
+    () =>
+      Effect.gen(function*() {
+        const { serve } = yield* commands
+        const folder = yield* workspace
+        const [module, word] = [join(folder, "handler.ts"), join(folder, "word.ts")]
         writeFileSync(
           module,
-          `import { Handler } from "@socketserver/core"
+          `import { Effect, Stream } from "effect"
+        import { word } from "./word.ts"
+        export default (c: any) => c.lines().pipe(Stream.map((line) => word + " " + line + "\\n"), Stream.run(c.sink))\n`
+        )
+        writeFileSync(word, "export const word: string = \"one\"\n")
+        const server = yield* serve("serve", module, "--tcp", "0", "--watch")
+        const old = yield* connect(server.at["tcp"]!)
+        yield* old.send("a\n")
+        assert.strictEqual(yield* old.out.line, "one a")
+
+        // A module that the handler imports, not the handler's own.
+        writeFileSync(word, "export const word: string = \"two\"\n")
+        yield* server.out.lineWith(/loaded again/)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "b\n"), ["two b"])
+        yield* old.send("c\n")
+        assert.strictEqual(yield* old.out.line, "one c")
+
+        writeFileSync(word, "export const word: string = \"thr\n")
+        yield* server.errors.lineWith(/not loaded, the handler from before goes on: .*word\.ts/)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "d\n"), ["two d"])
+
+        writeFileSync(word, "export const word: string = \"three\"\n")
+        yield* server.out.lineWith(/loaded again/)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "e\n"), ["three e"])
+        yield* old.send("f\n")
+        assert.strictEqual(yield* old.out.line, "one f")
+      }),
+    60_000
+  )
+
+  it.live(
+    "loads a module again in its workers, too, and ends the old ones when their connections have",
+    () =>
+      Effect.gen(function*() {
+        const { serve } = yield* commands
+        const folder = yield* workspace
+        const module = join(folder, "handler.ts")
+        const write = (word: string) =>
+          writeFileSync(
+            module,
+            `import { Handler } from "@socketserver/core"
           import { Stream } from "effect"
           export default Handler.portable(import.meta.url, "default", (c: any) =>
             c.lines().pipe(Stream.map((line) => "${word} " + process.pid + " " + line + "\\n"), Stream.run(c.sink)))\n`
+          )
+        write("one")
+        const server = yield* serve(
+          "serve",
+          module,
+          "--tcp",
+          "0",
+          "--watch",
+          "--dispatch",
+          "process",
+          "--max-workers",
+          "1"
         )
-      write("one")
-      const server = yield* serve(
-        "serve",
-        module,
-        "--tcp",
-        "0",
-        "--watch",
-        "--dispatch",
-        "process",
-        "--max-workers",
-        "1"
-      )
-      const old = yield* connect(server.at["tcp"]!)
-      yield* old.send("a\n")
-      const [, pid] = /^one (\d+) a$/.exec(yield* old.out.line)!
-      write("two")
-      yield* server.out.lineWith(/loaded again/)
-      assert.match((yield* ask(server.at["tcp"]!, "b\n"))[0]!, /^two \d+ b$/)
-      yield* old.send("c\n")
-      assert.strictEqual(yield* old.out.line, `one ${pid} c`)
-      yield* old.finish
-      yield* old.out.rest
-      const isAlive = () => {
-        try {
-          return process.kill(Number(pid), 0)
-        } catch {
-          return false
+        const old = yield* connect(server.at["tcp"]!)
+        yield* old.send("a\n")
+        const [, pid] = /^one (\d+) a$/.exec(yield* old.out.line)!
+        write("two")
+        yield* server.out.lineWith(/loaded again/)
+        assert.match((yield* ask(server.at["tcp"]!, "b\n"))[0]!, /^two \d+ b$/)
+        yield* old.send("c\n")
+        assert.strictEqual(yield* old.out.line, `one ${pid} c`)
+        yield* old.finish
+        yield* old.out.rest
+        const isAlive = () => {
+          try {
+            return process.kill(Number(pid), 0)
+          } catch {
+            return false
+          }
         }
-      }
-      yield* Effect.repeat(
-        Effect.callback<boolean>((resume) => void setImmediate(() => resume(Effect.succeed(isAlive())))),
-        { while: (alive) => alive }
-      )
-    }))
+        yield* Effect.repeat(
+          Effect.callback<boolean>((resume) => void setImmediate(() => resume(Effect.succeed(isAlive())))),
+          { while: (alive) => alive }
+        )
+      }),
+    60_000
+  )
 
   it.live("builds what handlers need once, for all servers of the command", () =>
     Effect.gen(function*() {
@@ -332,7 +340,7 @@ describe("what keeps serve from serving", () => {
 
   it.live("a module that cannot be loaded: says why, and where", () =>
     Effect.gen(function*() {
-      const { run } = yield* commands
+      const { runProcess } = yield* commands
       const folder = yield* workspace
       const cases: ReadonlyArray<readonly [string, RegExp]> = [
         ["export default (", /^cannot load .*\.ts: /],
@@ -343,12 +351,12 @@ describe("what keeps serve from serving", () => {
       for (const [index, [text, message]] of cases.entries()) {
         const module = join(folder, `m${index}.ts`)
         writeFileSync(module, text)
-        const { code, errors } = yield* run("serve", module, "--tcp", "0")
+        const { code, errors } = yield* runProcess("serve", module, "--tcp", "0")
         assert.strictEqual(errors.length, 1, errors.join("\n"))
         assert.match(errors[0]!, message)
         assert.strictEqual(code, 1)
       }
-    }))
+    }), 60_000)
 
   it.live("packets beside connections, without a handler of their own", () =>
     Effect.gen(function*() {

@@ -1,5 +1,6 @@
 /** The command as a user has it: a process, its lines, its exit code. Nothing here waits for time to pass. */
-import { type Cause, Effect, Queue, type Scope, Stream } from "effect"
+import { Cli } from "@socketserver/cli"
+import { type Cause, Console, Effect, Queue, type Scope, Stream } from "effect"
 import { spawn } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
 import * as Net from "node:net"
@@ -124,14 +125,33 @@ export const commands = Effect.map(directory, (runtime) => {
     env,
     /** Starts it. */
     spawned,
-    /** Runs it to its end. */
-    run: (...args: ReadonlyArray<string>) =>
+    /** Runs it to its end, as a process. */
+    runProcess: (...args: ReadonlyArray<string>) =>
       Effect.gen(function*() {
         const program = yield* spawned(args)
         yield* program.finish
         const [out, errors, code] = yield* Effect.all([program.out.rest, program.errors.rest, program.exitCode])
         return { out, errors, code }
       }).pipe(Effect.scoped),
+    /** Runs it to its end, in this process: what it prints, and what the exit code would be. */
+    run: (...args: ReadonlyArray<string>) =>
+      Effect.gen(function*() {
+        const out: Array<string> = []
+        const errors: Array<string> = []
+        const keep = (lines: Array<string>) => (...texts: ReadonlyArray<unknown>) =>
+          void lines.push(...texts.join(" ").split("\n"))
+        const console: Console.Console = { ...globalThis.console, log: keep(out), error: keep(errors) }
+        const before = process.env["XDG_RUNTIME_DIR"]
+        process.env["XDG_RUNTIME_DIR"] = runtime
+        const code = yield* Cli.run(args).pipe(
+          Effect.provideService(Console.Console, console),
+          Effect.ensuring(Effect.sync(() => {
+            if (before === undefined) delete process.env["XDG_RUNTIME_DIR"]
+            else process.env["XDG_RUNTIME_DIR"] = before
+          }))
+        )
+        return { out, errors, code }
+      }),
     /** Starts a server, and gives what it listens on by the names of its servers. */
     serve: (...args: ReadonlyArray<string>) =>
       Effect.gen(function*() {

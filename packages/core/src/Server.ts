@@ -621,7 +621,7 @@ export const serveSessions = <E, R, RError = never>(
 export interface MessageOptions<In = any, Out = any, E = unknown, RError = never, RInvalid = never> extends
   Pick<
     ServerOptions,
-    "name" | "shutdown" | "idleTimeout" | "maxAge" | "interruptOnDisconnect"
+    "name" | "shutdown" | "idleTimeout" | "readTimeout" | "writeTimeout" | "maxAge" | "interruptOnDisconnect"
   >
 {
   /**
@@ -697,7 +697,12 @@ export const makeMessage: {
     | Exclude<R | RStream | RError | RInvalid, Scope.Scope | Server>
   >
   <In, Out, E, ELayer, RError = never, RInvalid = never>(
-    handler: Portable<Message<In, Out>, Out | void, E, ELayer>,
+    handler: Portable<
+      Message<In, Out>,
+      NoInfer<Out> | void | Stream.Stream<NoInfer<Out>, unknown, unknown>,
+      E,
+      ELayer
+    >,
     options?: MessageOptions<In, Out, NoInfer<E>, RError, RInvalid>
   ): Effect.Effect<
     Server["Service"],
@@ -748,7 +753,12 @@ export const serveMessage: {
     R2 | Exclude<R | RStream | RError | RInvalid, Scope.Scope | Server>
   >
   <In, Out, E, ELayer, RError = never, RInvalid = never>(
-    handler: Portable<Message<In, Out>, Out | void, E, ELayer>,
+    handler: Portable<
+      Message<In, Out>,
+      NoInfer<Out> | void | Stream.Stream<NoInfer<Out>, unknown, unknown>,
+      E,
+      ELayer
+    >,
     options?: MessageOptions<In, Out, NoInfer<E>, RError, RInvalid>
   ): <E2, R2>(
     layer:

@@ -14,6 +14,7 @@ import type { Strategy } from "./Dispatch.ts"
 import type { Portable } from "./Handler.ts"
 import * as internal from "./internal/remote.ts"
 import type { ListenError } from "./ListenError.ts"
+import type { Message } from "./Message.ts"
 import type { WorkerEvent } from "./ServerEvent.ts"
 import type { Wire, WireFailure } from "./StreamTransport.ts"
 
@@ -108,6 +109,21 @@ export interface RemoteDatagram {
 }
 
 /**
+ * A message on its way to a worker. Its payload and its replies are values: instances of classes arrive as plain objects.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RemoteMessage {
+  readonly _tag: "Message"
+  /** As for connections. */
+  readonly onKill: (kill: () => void) => void
+  readonly message: Message<unknown, never>
+  /** Tells that an error of the handler's is that of the message's own connection. */
+  readonly own: (error: object) => void
+}
+
+/**
  * What became of a connection while its handler ran.
  *
  * @category models
@@ -132,7 +148,7 @@ export interface Workers {
    * Runs the handler for one request in a worker, and ends as it does. Where it ends by the worker's doing, that is a
    * defect: a `WorkerError`. Interrupting it interrupts the handler.
    */
-  readonly run: (request: RemoteConnection | RemoteDatagram) => Effect.Effect<unknown, unknown>
+  readonly run: (request: RemoteConnection | RemoteDatagram | RemoteMessage) => Effect.Effect<unknown, unknown>
   readonly info: () => WorkersInfo
 }
 

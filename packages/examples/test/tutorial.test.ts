@@ -26,10 +26,11 @@ const modules = Effect.acquireRelease(
 const startMemcached = Effect.fnUntraced(function*(env: Readonly<Record<string, string>> = {}) {
   const directory = yield* modules
   const program = yield* start(process.execPath, [join(directory, "main.ts")], env)
-  // The server logs beside it.
-  const told = yield* Effect.repeat(program.line, { until: (line) => line.startsWith("memcached") })
-  const [, port] = /^memcached listens on 127\.0\.0\.1:(\d+)$/.exec(told) ?? []
-  return { directory, port: port!, program }
+  // What it logs comes before and after.
+  while (true) {
+    const [, port] = /^memcached listens on 127\.0\.0\.1:(\d+)$/.exec(yield* program.line) ?? []
+    if (port !== undefined) return { directory, port, program }
+  }
 })
 
 /** Runs one of libmemcached's tools to its end. */

@@ -66,7 +66,7 @@ export interface Owner {
   readonly observeHandshake?: (<A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>) | undefined
 }
 
-type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
+export type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
@@ -108,6 +108,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private readonly owner: Owner
   private writers: Array<() => void> | undefined
   private batchLength = 0
+  /** Is the output above its high-water mark since a batch has left? */
+  private above = false
   private destroyed = false
   private workInProgress = 0
   /** Does the handler run in a worker? */
@@ -210,6 +212,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   onDrain(): void {
     if (this.now !== undefined) this.lastActivity = this.now()
+    this.above = false
     this.wakeWriters()
   }
 
@@ -407,7 +410,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
       this.batch.push(new Uint8Array(chunk))
     }
     this.batchLength += chunk.length
-    if (this.input.length > 0 && this.batchLength < batchLimit) return undefined
+    if (this.input.length > 0 && this.batchLength < batchLimit && !this.above) return undefined
     return this.flush() ? undefined : this.drain
   }
 
@@ -423,6 +426,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const below = joined === undefined
       ? batch.reduce((_, chunk) => this.wire.write(chunk), true)
       : this.wire.write(joined)
+    // Whoever hands it over is often not who can wait: the next write does.
+    this.above = !below
     if (this.endWhenIdle) this.recheckRead()
     return below
   }
@@ -610,6 +615,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.endWhenIdle) this.recheckRead()
   }
 
+  /** A read that waits does so as if from now on. */
+  touch(): void {
+    if (this.now === undefined) return
+    this.lastActivity = this.now()
+    this.begunAt = this.input.length > 0 || this.workInProgress > 0 ? this.lastActivity : undefined
+  }
+
   /** Keeps track of activity from now on, for the deadlines of reads. */
   trackActivity(now: () => number): void {
     this.now = now
@@ -620,16 +632,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
    * The deadline that the waiting read has overrun, told once; else in how many milliseconds something could be due. What
    * is due otherwise is done: the connection of a peer that does not read ends.
    */
-  checkDeadlines(
-    { idle, read, write }: Patience,
-    now: number,
-    waitsSince: (since: number) => number | undefined = (since) => since
-  ): ReadDeadline | number {
+  checkDeadlines({ idle, read, write }: Patience, now: number): ReadDeadline | number {
     const left = Math.min(this.checkOutput(write, now), this.checkExpected(now))
     if (this.overdue || this.closedHere || this.remote) return left
     if (!this.isReading) return Math.min(left, idle, read)
-    const idleLeft = (waitsSince(this.lastActivity) ?? now) + idle - now
-    const readLeft = (this.begunAt === undefined ? now : waitsSince(this.begunAt) ?? now) + read - now
+    const idleLeft = this.lastActivity + idle - now
+    const readLeft = (this.begunAt ?? now) + read - now
     if (idleLeft > 0 && readLeft > 0) return Math.min(left, idleLeft, readLeft)
     this.overdue = true
     return idleLeft <= 0 ? "idleTimeout" : "readTimeout"

@@ -13,7 +13,7 @@ import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
 import type { Handshake, Wire } from "../StreamTransport.ts"
 import type { RemoteConnection } from "../WorkerDispatch.ts"
-import { ConnectionImpl, type Owner } from "./connection.ts"
+import { ConnectionImpl, type Owner, type ReadDeadline } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
 import { Entry } from "./entry.ts"
 import type { Observed } from "./observed.ts"
@@ -204,7 +204,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       this.agesAt = Infinity
       this.startDrain(0)
     }
-    const next = this.subject.checkDeadlines(this.server.patience, now, (since) => this.waitsSince(since))
+    const next = this.checkPatience(now)
     if (typeof next === "number") return Math.min(super.checkDeadlines(now), this.agesAt - now, next)
     this.timingOut = Effect.runForkWith(this.server.context)(
       Effect.map(this.onTimeout, () => this.subject.timeOut(next))
@@ -212,9 +212,8 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return this.checkDeadlines(now)
   }
 
-  /** Since when its peer is what is waited for, where a read has waited since then; `undefined` while it is something else. */
-  protected waitsSince(since: number): number | undefined {
-    return since
+  protected checkPatience(now: number): ReadDeadline | number {
+    return this.subject.checkDeadlines(this.server.patience, now)
   }
 
   protected override onFiberEnd(exit: Exit.Exit<void>): void {

@@ -8,7 +8,13 @@ import { Dispatch } from "../Dispatch.ts"
 import { isPortable, type Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { WorkerEvent } from "../ServerEvent.ts"
-import { type RemoteConnection, type RemoteDatagram, WorkerDispatch, type WorkersInfo } from "../WorkerDispatch.ts"
+import {
+  type RemoteConnection,
+  type RemoteDatagram,
+  type RemoteMessage,
+  WorkerDispatch,
+  type WorkersInfo
+} from "../WorkerDispatch.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
 import type { NamedStrategy } from "./server.ts"
 
@@ -29,7 +35,9 @@ export interface WorkersOfServer {
 type PlainHandler = (subject: any) => Effect.Effect<any, any, any>
 
 export const dispatching = Effect.fnUntraced(function*<E = never>(
-  handler: PlainHandler | Portable<any, unknown, unknown, E>
+  handler: PlainHandler | Portable<any, unknown, unknown, E>,
+  /** Where a request is not an entry of its own. */
+  remoteOf?: (subject: any) => Remotable["remote"]
 ): Effect.fn.Return<Dispatched, ListenError | E, Dispatch | Scope.Scope> {
   if (!isPortable(handler)) return yield* inline(handler, Context.empty())
   const remote = yield* Effect.serviceOption(WorkerDispatch)
@@ -40,7 +48,9 @@ export const dispatching = Effect.fnUntraced(function*<E = never>(
   info = made.info
   return {
     strategy: { name: remote.value.name, run: made.strategy },
-    handler: () => Effect.withFiber((fiber) => made.run((fiber.getRef(CurrentEntry) as Entry & Remotable).remote)),
+    handler: remoteOf === undefined
+      ? () => Effect.withFiber((fiber) => made.run((fiber.getRef(CurrentEntry) as Entry & Remotable).remote))
+      : (subject) => made.run(remoteOf(subject)),
     context: Context.empty(),
     workers
   } satisfies Dispatched
@@ -55,5 +65,5 @@ const inline = (handler: PlainHandler, context: Context.Context<never>) =>
 
 /** A request that can be given to a worker. */
 export interface Remotable {
-  readonly remote: RemoteConnection | RemoteDatagram
+  readonly remote: RemoteConnection | RemoteDatagram | RemoteMessage
 }

@@ -406,6 +406,10 @@ export abstract class Entry implements Request, Registered, Ticket {
     this.timer.by(time)
   }
 
+  onKill(kill: () => void): void {
+    this.killWorker = kill
+  }
+
   /** Ends it for that reason, if it has none yet: a handler is interrupted. */
   endWith(reason: CloseReason.CloseReason): boolean {
     if (!this.begun) return this.endEarly(reason)

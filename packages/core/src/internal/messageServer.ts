@@ -16,10 +16,11 @@ import type { Message, Sender } from "../Message.ts"
 import { MessageTransport } from "../MessageTransport.ts"
 import type { MessageHandler, MessageOptions } from "../Server.ts"
 import { publish } from "../ServerEvent.ts"
+import type { RemoteMessage } from "../WorkerDispatch.ts"
 import { MessageEntry, type Protocol } from "./conversation.ts"
 import type { DatagramEntry } from "./datagramEntry.ts"
 import * as datagramServer from "./datagramServer.ts"
-import { dispatching } from "./dispatching.ts"
+import { dispatching, type Remotable } from "./dispatching.ts"
 import { Entry } from "./entry.ts"
 import { Flow } from "./flow.ts"
 import { FrameReader } from "./frames.ts"
@@ -35,12 +36,13 @@ export const makeMessage = Effect.fnUntraced(function*(
   const source = yield* MessageTransport
   const { maxConnections = 16_384, maxPipelined = 64, onError: _, onInvalid: __, ...rest } = options
   yield* checkInteger("maxPipelined", maxPipelined, 1)
-  const dispatched = yield* dispatching(handler)
+  const dispatched = yield* dispatching(handler, (message: Remotable) => message.remote)
   switch (source._tag) {
     case "Connections": {
       const { framing, transport } = source
       const protocol: Protocol = {
-        framing,
+        decoder: framing.messages.decoder,
+        encode: framing.replies.encode,
         options: options as Protocol["options"],
         maxPipelined,
         connections: yield* bounded(maxConnections),
@@ -158,7 +160,7 @@ class Packets {
   }
 }
 
-class PacketMessage implements Message<any, any>, Sender<any> {
+class PacketMessage implements Message<any, any>, Sender<any>, Remotable {
   private readonly datagram: Datagram
   private readonly framing: Framing<any, any>
   readonly payload: any
@@ -191,6 +193,11 @@ class PacketMessage implements Message<any, any>, Sender<any> {
 
   get annotate(): Datagram["annotate"] {
     return this.datagram.annotate
+  }
+
+  get remote(): RemoteMessage {
+    const { onKill } = (this.datagram as DatagramEntry).remote
+    return { _tag: "Message", message: this, onKill, own: () => {} }
   }
 
   get reply(): (reply: unknown) => Effect.Effect<void, DatagramError> {
@@ -303,7 +310,7 @@ class ValueEntry extends Entry {
   }
 }
 
-class ValueMessage implements Message<unknown, never>, Sender<never> {
+class ValueMessage implements Message<unknown, never>, Sender<never>, Remotable {
   private readonly entry: ValueEntry
   readonly payload: unknown
   readonly peer = nobody
@@ -330,6 +337,10 @@ class ValueMessage implements Message<unknown, never>, Sender<never> {
 
   get annotate(): Sender<never>["annotate"] {
     return this.entry.annotate
+  }
+
+  get remote(): RemoteMessage {
+    return { _tag: "Message", message: this, onKill: (kill) => this.entry.onKill(kill), own: () => {} }
   }
 
   readonly reply = (): Effect.Effect<void> => Effect.void

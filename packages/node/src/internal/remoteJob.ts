@@ -4,11 +4,11 @@
  * here.
  */
 import type { Connection } from "@socketserver/core/Connection"
-import type { ConnectionError } from "@socketserver/core/ConnectionError"
-import type { Datagram } from "@socketserver/core/Datagram"
+import { ConnectionError } from "@socketserver/core/ConnectionError"
 import type { Portable } from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
 import type { WireFailure } from "@socketserver/core/StreamTransport"
-import type { RemoteConnection, RemoteDatagram } from "@socketserver/core/WorkerDispatch"
+import type { RemoteConnection, RemoteDatagram, RemoteMessage } from "@socketserver/core/WorkerDispatch"
 import { WorkerCrashed, WorkerError, WorkerTimeout } from "@socketserver/core/WorkerError"
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
@@ -48,7 +48,7 @@ export interface Assignment {
   readonly pool: Pool
   readonly handler: Portable<any, any, any, any>
   readonly timeout: Duration.Duration | undefined
-  readonly request: RemoteConnection | RemoteDatagram | RemoteTask
+  readonly request: RemoteConnection | RemoteDatagram | RemoteMessage | RemoteTask
 }
 
 /** Runs it, and ends as it does; fails with `WorkerError` as it is. Interrupting it interrupts the handler. */
@@ -130,6 +130,8 @@ class RemoteJob implements Job {
         ? request.connection.id
         : request._tag === "Datagram"
         ? request.datagram.id
+        : request._tag === "Message"
+        ? request.message.id
         : 0,
       span: encodeSpan(this.context)
     }
@@ -142,6 +144,20 @@ class RemoteJob implements Job {
         return worker.post({
           ...message,
           subject: { _tag: "Datagram", peer: encodeValue(peer), local: encodeValue(local), payload, truncated }
+        })
+      }
+      case "Message": {
+        const { draining, payload, peer, sender } = request.message
+        this.help(Effect.map(draining, () => this.tellDrain(0)))
+        return worker.post({
+          ...message,
+          subject: {
+            _tag: "Message",
+            peer: encodeValue(peer),
+            local: encodeValue(sender.local),
+            sender: sender.id,
+            payload: encodeValue(payload)
+          }
         })
       }
       case "Connection": {
@@ -209,12 +225,27 @@ class RemoteJob implements Job {
       case "Annotate":
         return this.answer(
           message.call,
-          subjectOf(request as RemoteConnection | RemoteDatagram).annotate(message.key, decodeValue(message.value))
+          subjectOf(request as RemoteConnection | RemoteDatagram | RemoteMessage).annotate(
+            message.key,
+            decodeValue(message.value)
+          )
         )
       case "Send": {
         const { call, payload, to } = message
         const { datagram } = request as RemoteDatagram
         return this.answer(call, to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload))
+      }
+      case "Answer": {
+        const { reply, sender } = (request as RemoteMessage).message as Message<unknown, unknown>
+        const { call, how, value } = message
+        switch (how) {
+          case "reply":
+            return this.answer(call, reply(decodeValue(value)))
+          case "send":
+            return this.answer(call, sender.send(decodeValue(value)))
+          default:
+            return this.answer(call, sender[how])
+        }
       }
       default:
         return this.onConnection(message, request as RemoteConnection)
@@ -316,6 +347,13 @@ class RemoteJob implements Job {
       if (state !== undefined) request.ended({ ...state, lost: state.lost && decodeFailure(state.lost) })
       this.wire?.counted(bytesRead, bytesWritten)
     }
+    if (request._tag === "Message" && Exit.isFailure(decoded)) {
+      for (const reason of decoded.cause.reasons) {
+        const isOwn = Cause.isFailReason(reason) && reason.error instanceof ConnectionError &&
+          reason.error.connection === request.message.sender.id
+        if (isOwn) request.own(reason.error)
+      }
+    }
     this.finish(decoded)
   }
 
@@ -392,8 +430,12 @@ class RemoteJob implements Job {
   }
 }
 
-const subjectOf = (request: RemoteConnection | RemoteDatagram): Connection | Datagram =>
-  request._tag === "Connection" ? request.connection : request.datagram
+const subjectOf = (request: RemoteConnection | RemoteDatagram | RemoteMessage): Pick<Connection, "annotate"> =>
+  request._tag === "Connection"
+    ? request.connection
+    : request._tag === "Datagram"
+    ? request.datagram
+    : request.message.sender
 
 const failureIn = (cause: Cause.Cause<ConnectionError | Cause.Done>): WireFailure => {
   const [reason] = cause.reasons

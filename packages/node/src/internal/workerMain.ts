@@ -3,9 +3,11 @@
  * What a handler is given here does what it does in a server, by messages, or, where the socket came along, by itself.
  */
 import type { TlsInfo } from "@socketserver/core/Connection"
+import { Closed, ConnectionError } from "@socketserver/core/ConnectionError"
 import type { Datagram } from "@socketserver/core/Datagram"
 import type { DatagramError } from "@socketserver/core/DatagramError"
 import { isPortable, type Portable } from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
 import type { StartTls, Wire } from "@socketserver/core/StreamTransport"
 import { hostConnection, type HostedConnection } from "@socketserver/core/WorkerDispatch"
 import * as Cause from "effect/Cause"
@@ -16,7 +18,9 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import type * as NetAddress from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import { Socket } from "node:net"
 import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
@@ -77,7 +81,14 @@ class Job {
     const input = this.makeInput(subject, request, socket)
     const own = Context.merge(context, reporter.spanContext(span, this.id)).pipe(Context.add(CurrentRequest, this.id))
     this.fiber = Effect.runForkWith(own)(
-      Effect.scoped(Effect.suspend(() => portable.handle(input))) as Effect.Effect<unknown, unknown>
+      Effect.scoped(
+        subject._tag === "Message"
+          ? Effect.flatMap(
+            Effect.suspend(() => portable.handle(input)),
+            (reply) => replyAll(input as RemoteReplies, reply)
+          )
+          : Effect.suspend(() => portable.handle(input))
+      ) as Effect.Effect<unknown, unknown>
     )
     this.fiber.addObserver((exit) => this.onEnd(exit, portable))
   }
@@ -88,6 +99,8 @@ class Job {
         return decodeValue(subject.input)
       case "Datagram":
         return this.makeDatagram(subject, request)
+      case "Message":
+        return this.makeMessage(subject, request)
       case "Connection": {
         const hosted = this.hosted = hostConnection({
           id: request,
@@ -168,6 +181,48 @@ class Job {
       send,
       draining: (this.draining = Latch.makeUnsafe(false)).await,
       annotate: this.annotate
+    }
+  }
+
+  private makeMessage(
+    { local, payload, peer, sender }: SubjectOf<"Message">,
+    request: number
+  ): Message<unknown, unknown> {
+    const from: NetAddress.SocketAddress = decodeValue(peer)
+    const gone = Effect.suspend(() =>
+      Effect.fail(
+        new ConnectionError({
+          reason: new Closed({ what: "connection" }),
+          connection: sender,
+          peer: `${String(from)}, whose message's handler has ended in its worker`
+        })
+      )
+    )
+    const answer = (how: "reply" | "send" | "close" | "closed") => (value: unknown) =>
+      Effect.suspend(() =>
+        this.ended ? gone : this.ask<ConnectionError>((call) => ({
+          _tag: "Answer",
+          id: this.id,
+          call,
+          how,
+          value: encodeValue(value)
+        }))
+      )
+    return {
+      id: request,
+      payload: decodeValue(payload),
+      peer: from,
+      sender: {
+        id: sender,
+        peer: from,
+        local: decodeValue(local),
+        send: answer("send"),
+        close: Effect.ignore(answer("close")(undefined)),
+        closed: Effect.ignore(answer("closed")(undefined)),
+        annotate: this.annotate
+      },
+      reply: answer("reply"),
+      draining: (this.draining = Latch.makeUnsafe(false)).await
     }
   }
 
@@ -263,6 +318,12 @@ class Job {
     if (this.ended) jobs.delete(this.id)
   }
 }
+
+type RemoteReplies = Pick<Message<unknown, unknown>, "reply">
+
+/** A stream of replies cannot travel: they do, one by one. */
+const replyAll = ({ reply }: RemoteReplies, value: unknown): Effect.Effect<unknown, unknown> =>
+  Stream.isStream(value) ? Stream.runForEach(value as Stream.Stream<unknown>, reply) : Effect.succeed(value)
 
 /** What there is to say, if there is anything. */
 const stateOf = (hosted: HostedConnection) => {

@@ -39,6 +39,14 @@ export type Subject =
     readonly payload: Uint8Array
     readonly truncated: boolean
   }
+  | {
+    readonly _tag: "Message"
+    readonly peer: EncodedValue
+    readonly local: EncodedValue
+    /** The sender's number. */
+    readonly sender: number
+    readonly payload: EncodedValue
+  }
   | { readonly _tag: "Task"; readonly input: EncodedValue }
 
 type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
@@ -152,6 +160,14 @@ export type FromWorker =
     readonly call: number
     readonly to: EncodedValue
     readonly payload: Uint8Array | string
+  }
+  /** What a message's handler asks of its sender. */
+  | {
+    readonly _tag: "Answer"
+    readonly id: number
+    readonly call: number
+    readonly how: "reply" | "send" | "close" | "closed"
+    readonly value: EncodedValue
   }
 
 export const encodeFailure = (failure: WireFailure): WireFailure =>

@@ -2,6 +2,7 @@
 import type { Connection } from "@socketserver/core/Connection"
 import type { Datagram } from "@socketserver/core/Datagram"
 import * as Handler from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
@@ -187,6 +188,43 @@ export const obeyPacket = Handler.portable(
         default:
           yield* datagram.annotate("text", text)
           return yield* datagram.reply(`${datagram.truncated ? "cut " : ""}${text.toUpperCase()}`)
+      }
+    })
+)
+
+// ---- messages
+
+export const obeyMessage = Handler.portable(
+  import.meta.url,
+  "obeyMessage",
+  ({ payload, reply, sender }: Message<string, string>) =>
+    Effect.gen(function*() {
+      switch (payload) {
+        case "fail":
+          return yield* Effect.fail(new Oops({ detail: "message" }))
+        case "exit":
+          return process.exit(1)
+        case "compute":
+          return computeForEver()
+        case "nothing":
+          return undefined
+        case "stream":
+          return Stream.make("one", "two")
+        case "early":
+          yield* reply("early")
+          return "late"
+        case "push":
+          yield* sender.annotate("pushed", true)
+          yield* sender.send("pushed")
+          return `${sender.id}`
+        case "slow":
+          return yield* Effect.as(Effect.sleep("50 millis"), "slow")
+        case "quit":
+          return yield* Effect.as(sender.close, "bye")
+        case "throw":
+          return "two\nlines"
+        default:
+          return payload.toUpperCase()
       }
     })
 )
