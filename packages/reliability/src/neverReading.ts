@@ -30,7 +30,7 @@ export const neverReading: Proof = {
   run: async ({ check, say, short }) => {
     const clients = short ? 30 : 500
     const seconds = short ? 4 : 15
-    const server = await startServer({ service: "large" }, { writeTimeout: `${seconds} seconds` })
+    const server = await startServer({ service: "large", writeTimeout: `${seconds} seconds` })
     const before = await server.report("collected")
     const attacker = await startAttack(import.meta.url, attack, { target: server.target, clients })
     const began = performance.now()
@@ -51,7 +51,7 @@ export const neverReading: Proof = {
     check(`each holds ${each.toFixed(0)} KiB of resident memory (${limit} at most)`, each <= limit)
     const { answers, errors, unanswered } = await honest.stop()
     check(`of ${answers} answers to others ${errors + unanswered} were wrong or missing (0)`, errors + unanswered === 0)
-    // Where the system had no memory for more, the first that end leave room for the others, whose writes so go on for once.
+    // Where the system had no memory for more, the first that end leave room for the others: these writes go on for once.
     const most = 4 * seconds
     const after = await server.until(({ stats }) => stats.open === 0, most * 1_000)
     const took = (performance.now() - began) / 1_000
@@ -62,6 +62,8 @@ export const neverReading: Proof = {
       } s of a writeTimeout of ${seconds} s (0, after ${most} s at most); ${after.descriptors} descriptors (${before.descriptors} at most)`,
       after.stats.open === 0 && took <= most && after.descriptors <= before.descriptors
     )
+    const ended = after.stats.closed.WriteTimeout ?? 0
+    check(`${ended} ended with WriteTimeout (${clients})`, ended === clients)
     check(`${after.logged} lines logged above Debug (0)`, after.logged === 0)
     await attacker.end()
   }
