@@ -1,6 +1,5 @@
 /** What the server does with a connection; portable, so that workers can do it too. */
 import { type Connection, Handler } from "@socketserver/core"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { appendFileSync } from "node:fs"
 import { join } from "node:path"
@@ -42,19 +41,15 @@ export const counted = Handler.portable(
     }))
 )
 
-/** Answers a number with as many MiB, a chunk of 64 KiB at a time, each of which has its time to be taken. */
+/** Answers a number with as many MiB, a chunk of 64 KiB at a time. */
 export const large = Handler.portable(
   import.meta.url,
   "large",
   (connection: Connection.Connection) =>
     Effect.forever(Effect.flatMap(connection.readLine(), (line) => {
       const chunk = new Uint8Array(65_536)
-      const written = Effect.timeoutOrElse(connection.write(chunk), {
-        duration: (process.env["WRITE_TIMEOUT"] ?? "30 seconds") as Duration.Input,
-        orElse: () => connection.reset
-      })
       return Number.isInteger(Number(line))
-        ? Effect.repeat(written, { times: Number(line) * 16 - 1 })
+        ? Effect.repeat(connection.write(chunk), { times: Number(line) * 16 - 1 })
         : connection.write(`${line}\n`)
     }))
 )

@@ -19,8 +19,6 @@ export interface ProcessOptions {
   readonly descriptors?: number | undefined
   /** The network namespace that it runs in. */
   readonly namespace?: string | undefined
-  /** How long `large` waits for a client to take a chunk. */
-  readonly writeTimeout?: string | undefined
   /** A directory for what `counted` counts. */
   readonly counters?: string | undefined
 }
@@ -29,14 +27,14 @@ export interface ProcessOptions {
 export const start = (
   path: string,
   args: ReadonlyArray<string>,
-  { counters, descriptors, namespace, writeTimeout }: ProcessOptions = {}
+  { counters, descriptors, namespace }: ProcessOptions = {}
 ): ChildProcess => {
   const node = [process.execPath, fileURLToPath(new URL(path, import.meta.url)), ...args]
   const raised = descriptors === undefined ? "" : `ulimit -n ${descriptors} && `
   const within = namespace === undefined ? [] : ["ip", "netns", "exec", namespace]
   const child = spawn("sh", ["-c", `${raised}exec "$@"`, "sh", ...within, ...node], {
     stdio: ["ignore", "inherit", "inherit", "ipc"],
-    env: { ...process.env, COUNTERS: counters, WRITE_TIMEOUT: writeTimeout }
+    env: { ...process.env, COUNTERS: counters }
   })
   children.add(child)
   child.once("exit", () => children.delete(child))

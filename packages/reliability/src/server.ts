@@ -30,6 +30,7 @@ export interface ServerConfig {
   /** In workers of this kind; without it a fiber each. */
   readonly workers?: "thread" | "process" | undefined
   readonly idleTimeout?: string | undefined
+  readonly writeTimeout?: string | undefined
   readonly keepAlive?: string | undefined
   /** Where TCP listens; by default at the loopback interface. */
   readonly host?: string | undefined
@@ -48,7 +49,7 @@ export interface Report {
   readonly used: number
   /** How many descriptors it has open. */
   readonly descriptors: number
-  /** How many lines it has logged above Debug, and the first of them. */
+  /** How many lines it has logged above Debug, but for its own start and end; and the first of them. */
   readonly logged: number
   readonly firstLogged: string | undefined
 }
@@ -59,9 +60,14 @@ export interface Summary extends Pick<Report, "stats" | "logged" | "firstLogged"
 const config: ServerConfig = JSON.parse(process.argv[2]!)
 
 let logged = 0
+/** When it starts and when it drains, it tells so itself. */
+let tells = true
+process.once("SIGTERM", () => {
+  tells = true
+})
 let firstLogged: string | undefined
 const counting = Logger.make(({ logLevel, message }) => {
-  if (!LogLevel.isGreaterThan(logLevel, "Debug")) return
+  if (!LogLevel.isGreaterThan(logLevel, tells ? "Info" : "Debug")) return
   logged++
   firstLogged ??= `${logLevel}: ${String(message)}`
 })
@@ -73,7 +79,10 @@ const listening = config.path === undefined
 const transport = config.tls === undefined ? listening : listening.pipe(
   NodeTransport.tls({ ...config.tls, handshakeTimeout: config.tls.handshakeTimeout as Duration.Input | undefined })
 )
-const options = { idleTimeout: config.idleTimeout as Duration.Input | undefined }
+const options = {
+  idleTimeout: config.idleTimeout as Duration.Input | undefined,
+  writeTimeout: config.writeTimeout as Duration.Input | undefined
+}
 const handler = services[config.service]
 const server: Layer.Layer<Server.Server, unknown> = config.workers === undefined
   ? transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handler, options))
@@ -126,6 +135,7 @@ const program = Effect.gen(function*() {
   const target: Target = NetAddress.isInetAddress(address)
     ? { host, port: address.port }
     : { path: address.path }
+  tells = false
   process.send!({ ready: target })
   return yield* Effect.never
 }).pipe(
