@@ -9,9 +9,13 @@ import { firstSignal } from "./signals.ts"
 import { ratesSince } from "./status.ts"
 import { age, bytes, drained, parseDuration, printable, table } from "./text.ts"
 
+/** Whoever reads the output has enough of it, as `head` does: the exit code is that of SIGPIPE. */
+const endUnread = () => process.exit(141)
+
 /** The program, and those of its servers that are meant. */
 const meant = Effect.fnUntraced(
   function*(config: { readonly control: string | undefined; readonly server: string | undefined }) {
+    process.stdout.off("error", endUnread).on("error", endUnread)
     const path = yield* find(config.control)
     const all = yield* ControlClient.request(path, { do: "servers" })
     const servers = config.server === undefined ? all : all.filter(({ name }) => name === config.server)
