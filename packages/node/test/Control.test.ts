@@ -21,7 +21,7 @@ const start = Effect.gen(function*() {
             Effect.forever(Effect.gen(function*() {
               const line = yield* connection.readLine()
               yield* connection.annotate("user", line)
-              if (line === "boom") return yield* Effect.fail(new Error("so it goes\nindeed"))
+              if (line === "boom") return yield* Effect.die(new Error("so it goes\nindeed"))
               yield* connection.write(`${line.toUpperCase()}\n`)
             })), { shutdown: { grace: "100 millis", kill: "100 millis" } })
         )
