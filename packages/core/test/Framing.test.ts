@@ -354,17 +354,21 @@ describe("options", () => {
 describe("a hostile peer", () => {
   /** How many bytes are searched and copied while a reader gets these one by one: what costs time where there are many. */
   const workOf = (framing: Framing.Framing<any>, input: Uint8Array): number => {
-    const { indexOf, set } = Uint8Array.prototype
+    const { prototype } = Uint8Array
+    const indexOf: (this: Uint8Array, byte: number, from: number) => number = Reflect.get(prototype, "indexOf")
+    const set: (this: Uint8Array, source: ArrayLike<number>, offset?: number) => void = Reflect.get(prototype, "set")
     let work = 0
-    Uint8Array.prototype.indexOf = function(byte, from = 0) {
-      const index = indexOf.call(this, byte, from)
-      work += (index === -1 ? this.length : index) - from
-      return index
-    }
-    Uint8Array.prototype.set = function(source, offset) {
-      work += source.length
-      set.call(this, source, offset)
-    }
+    Object.assign(prototype, {
+      indexOf(this: Uint8Array, byte: number, from = 0) {
+        const index = indexOf.call(this, byte, from)
+        work += (index === -1 ? this.length : index) - from
+        return index
+      },
+      set(this: Uint8Array, source: ArrayLike<number>, offset?: number) {
+        work += source.length
+        set.call(this, source, offset)
+      }
+    })
     try {
       const reader = Framing.reader(framing)
       for (const byte of input) {
@@ -372,7 +376,7 @@ describe("a hostile peer", () => {
         reader.next()
       }
     } finally {
-      Object.assign(Uint8Array.prototype, { indexOf, set })
+      Object.assign(prototype, { indexOf, set })
     }
     return work
   }
