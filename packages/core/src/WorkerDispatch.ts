@@ -14,6 +14,7 @@ import type { Strategy } from "./Dispatch.ts"
 import type { Portable } from "./Handler.ts"
 import * as internal from "./internal/remote.ts"
 import type { ListenError } from "./ListenError.ts"
+import type { Header } from "./ProxyProtocol.ts"
 import type { WorkerEvent } from "./ServerEvent.ts"
 import type { Wire, WireFailure } from "./StreamTransport.ts"
 
@@ -61,6 +62,8 @@ export interface RemoteConnection {
   readonly connection: Connection
   /** The transport's half of the connection: whoever can carry it elsewhere takes it, and leaves another with `replaceWire`. */
   readonly wire: Wire
+  /** Reads nothing more, and gives a copy of what was read and nobody has taken: it goes with the wire. A read reads on. */
+  readonly haltInput: () => Uint8Array
   readonly replaceWire: (wire: Wire) => void
   /** Is its disappearance to be noticed while the handler does not read? Then this is to be called where its bytes stay here. */
   readonly watch: (() => void) | undefined
@@ -165,6 +168,10 @@ export interface HostedConnection {
 export const hostConnection: (options: {
   readonly id: number
   readonly wire: Wire
+  /** As `connection.proxy`. */
+  readonly proxy: Header | undefined
+  /** What was read from it before. */
+  readonly input: Uint8Array | undefined
   readonly idleMillis: number | undefined
   /** Is the peer's disappearance to be noticed while the handler does not read? */
   readonly watch: boolean

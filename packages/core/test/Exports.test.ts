@@ -62,6 +62,7 @@ describe("@socketserver/core", () => {
         "WorkersNotStarted"
       ],
       MemoryTransport: ["ConnectionRefused", "bindDatagram", "connect", "datagram", "stream"],
+      ProxyProtocol: ["ProxyProtocolError", "accept", "decode"],
       Server: [
         "Server",
         "Service",

@@ -8,6 +8,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as NetAddress from "effect/net/NetAddress"
+import * as Result from "effect/Result"
 import * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
@@ -23,7 +24,8 @@ import {
   TlsUnavailable,
   UnexpectedEnd
 } from "../ConnectionError.ts"
-import type { Loan, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
+import type { Header } from "../ProxyProtocol.ts"
+import type { Loan, Preface, Prefaced, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
 import type { ConnectionState } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { done, Parking, succeed } from "./parking.ts"
@@ -102,11 +104,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private batchLength = 0
   private destroyed = false
   private workInProgress = 0
-  /** Does the handler run in a worker? */
-  private remote = false
+  /** Is the silence of a read nobody's business here: a worker's, or that of a preface, which has its own time? */
+  private unwatched = false
   /** Did a drain end a read? */
   drained = false
   annotations: Map<string, unknown> | undefined
+  proxy: Header | undefined
   private lastActivity = 0
 
   constructor(id: number, wire: Wire, owner: Owner) {
@@ -123,11 +126,11 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   get peer(): NetAddress.SocketAddress {
-    return this.wire.peer
+    return this.proxy?.source ?? this.wire.peer
   }
 
   get local(): NetAddress.SocketAddress {
-    return this.wire.local
+    return this.proxy?.destination ?? this.wire.local
   }
 
   get tls(): Connection.TlsInfo | undefined {
@@ -572,7 +575,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
   get silentSince(): number | undefined {
-    return this.isReading && !this.remote ? this.lastActivity : undefined
+    return this.isReading && !this.unwatched ? this.lastActivity : undefined
   }
 
   /** Ends the waiting read, and all later ones, with `Timeout`. */
@@ -592,9 +595,43 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.wire.resume()
   }
 
+  /** Takes off what is said ahead of everything else. */
+  readPreface({ look }: Preface): Effect.Effect<void, unknown> {
+    this.unwatched = true
+    const read: Reads.Read<Result.Result<Prefaced, unknown>> = {
+      step: (input) => look(input.peek(input.length), this.peer, false),
+      end: (input) => Effect.sync(() => look(input.peek(input.length), this.peer, true)!)
+    }
+    return Effect.flatMap(this.read(read, false), (seen) => {
+      this.unwatched = false
+      if (Result.isFailure(seen)) return Effect.fail(seen.failure)
+      const { length, proxy } = seen.success
+      if (length > 0) this.input.skip(length)
+      this.proxy = proxy ?? this.proxy
+      // Not from within the delivery: a socket cannot be given to a worker while it is read.
+      return Effect.yieldNow
+    })
+  }
+
+  /** Reads nothing more, and shows what was read and nobody has taken. */
+  haltInput(): Uint8Array {
+    if (this.flowing) {
+      this.flowing = false
+      this.wire.pause()
+    }
+    return new Uint8Array(this.input.peek(this.input.length))
+  }
+
+  /** The same, for a handshake that takes it. */
+  takeInput(): Uint8Array {
+    const bytes = this.haltInput()
+    this.input.clear()
+    return bytes
+  }
+
   /** The handler runs in a worker from now on, where its silence is watched. */
   beRemote(): void {
-    this.remote = true
+    this.unwatched = true
   }
 
   /** What a worker has found, while it had the connection. */

@@ -11,7 +11,7 @@ import type { Refusal } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
-import type { Handshake, Wire } from "../StreamTransport.ts"
+import type { Handshake, Preface, Wire } from "../StreamTransport.ts"
 import type { RemoteConnection } from "../WorkerDispatch.ts"
 import { ConnectionImpl, type Owner } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
@@ -97,15 +97,20 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     this.tellDrain?.()
   }
 
-  // ---- handshakes
+  // ---- prefaces and handshakes
 
-  protected override shakeHands({ run, timeout }: Handshake): Effect.Effect<boolean> {
+  protected override readPreface(preface: Preface): Effect.Effect<boolean> {
     const { subject } = this
-    return Effect.suspend(() => run(subject.wire)).pipe(
-      Effect.timeoutOrElse({
-        duration: timeout,
-        orElse: () => subject.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      }),
+    return this.inTime(subject.readPreface(preface), preface).pipe(
+      Effect.onExit((exit) => Effect.sync(() => Exit.isFailure(exit) && subject.destroyNow(false))),
+      Effect.matchCause({ onSuccess: () => !this.isDecided, onFailure: (cause) => this.handshakeFailed(cause) })
+    )
+  }
+
+  protected override shakeHands(handshake: Handshake): Effect.Effect<boolean> {
+    const { subject } = this
+    const run = Effect.suspend(() => handshake.run(subject.wire, () => subject.takeInput()))
+    return this.inTime(run, handshake).pipe(
       // Nothing is left of what it began with.
       Effect.onExit((exit) => Effect.sync(() => Exit.isFailure(exit) && subject.onClose())),
       Effect.matchCause({
@@ -114,12 +119,21 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
           if (this.isDecided) wire.destroy(false)
           return !this.isDecided
         },
-        onFailure: (cause) => {
-          this.decide(CloseReason.HandshakeFailed(Cause.squash(cause)))
-          return false
-        }
+        onFailure: (cause) => this.handshakeFailed(cause)
       })
     )
+  }
+
+  private inTime<A>(effect: Effect.Effect<A, unknown>, { timeout }: Preface | Handshake): Effect.Effect<A, unknown> {
+    return Effect.timeoutOrElse(effect, {
+      duration: timeout,
+      orElse: () => this.subject.fail(new Timeout({ deadline: "handshakeTimeout" }))
+    })
+  }
+
+  private handshakeFailed(cause: Cause.Cause<unknown>): false {
+    this.decide(CloseReason.HandshakeFailed(Cause.squash(cause)))
+    return false
   }
 
   // ---- how it ended
@@ -225,6 +239,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       _tag: "Connection",
       connection: subject,
       wire: subject.wire,
+      haltInput: () => subject.haltInput(),
       replaceWire: (wire) => subject.replaceWire(wire),
       idleMillis: this.server.idleMillis,
       watch: this.interruptOn === undefined ? undefined : () => subject.watch(),

@@ -15,7 +15,7 @@ import type { Refusal, Ticket, Verdict } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Request } from "../Dispatch.ts"
 import type { ConnectionInfo } from "../Server.ts"
-import type { Handshake } from "../StreamTransport.ts"
+import type { Handshake, Preface } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
 import { formatAddress } from "./connection.ts"
 import type { Registered } from "./registry.ts"
@@ -141,11 +141,12 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** A step that answers at once costs no effect: one that nobody notices may stand in front of every server. */
-  private admit(steps: ReadonlyArray<Check | Handshake>, from: number): Effect.Effect<void> {
+  private admit(steps: ReadonlyArray<Check | Preface | Handshake>, from: number): Effect.Effect<void> {
     for (let i = from; i < steps.length; i++) {
       const step = steps[i]!
-      if ("handshake" in step) {
-        return Effect.flatMap(this.shakeHands(step), (done) => done ? this.admit(steps, i + 1) : Effect.void)
+      if (!("policy" in step)) {
+        const said = "preface" in step ? this.readPreface(step) : this.shakeHands(step)
+        return Effect.flatMap(said, (done) => done ? this.admit(steps, i + 1) : Effect.void)
       }
       const verdict = this.ask(step)
       if (verdict === true) continue
@@ -196,9 +197,14 @@ export abstract class Entry implements Request, Registered, Ticket {
     else (this.releases ??= []).push(release)
   }
 
+  /** Reads it, and says whether that succeeded. Only connections have one. */
+  protected readPreface({ preface }: Preface): Effect.Effect<boolean> {
+    return Effect.die(new Error(`${this.kind} ${this.id}: no ${preface} preface without a connection`))
+  }
+
   /** Does it, and says whether it succeeded. Only connections have something to say. */
-  protected shakeHands(step: Handshake): Effect.Effect<boolean> {
-    return Effect.die(new Error(`${this.kind} ${this.id}: no ${step.handshake} handshake without a connection`))
+  protected shakeHands({ handshake }: Handshake): Effect.Effect<boolean> {
+    return Effect.die(new Error(`${this.kind} ${this.id}: no ${handshake} handshake without a connection`))
   }
 
   /** Called in the request's own fiber. */

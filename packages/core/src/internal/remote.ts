@@ -31,7 +31,9 @@ export const hostConnection: typeof HostConnection = (options) => {
       options.onReleased()
     }
   })
-  const { idleMillis } = options
+  const { idleMillis, input } = options
+  connection.proxy = options.proxy
+  if (input !== undefined) connection.onData(input)
   if (idleMillis !== undefined) {
     connection.trackActivity(Date.now)
     timer = Effect.runFork(

@@ -26,7 +26,7 @@ import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
-import { type Handshake, type Listener, StreamTransport } from "../StreamTransport.ts"
+import { type Handshake, type Listener, type Preface, StreamTransport } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
@@ -110,7 +110,7 @@ export const run = Effect.fnUntraced(function*(
     events: yield* PubSub.sliding<ServerEvent>(1_024)
   })
   for (const step of transport.steps) {
-    if (!("handshake" in step) && step.start !== undefined) yield* step.start(server.gateOf(step))
+    if ("policy" in step && step.start !== undefined) yield* step.start(server.gateOf(step))
   }
   yield* Effect.addFinalizer(() => server.drain(shutdown))
   yield* server.bind()
@@ -146,7 +146,7 @@ export type Check = StepFor<any>
 /** Where requests come from, and what is particular about them. */
 export interface Arrivals {
   readonly name: string
-  readonly steps: ReadonlyArray<Check | Handshake>
+  readonly steps: ReadonlyArray<Check | Preface | Handshake>
   /** Binds; what arrives goes to the server's `accept`. */
   readonly listen: (server: ServerImpl, at?: SocketAddress) => Effect.Effect<Listener, ListenError, Scope.Scope>
   /** Where more may wait than the strategy has been given: packets. */
