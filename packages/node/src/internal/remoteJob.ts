@@ -145,10 +145,18 @@ class RemoteJob implements Job {
         })
       }
       case "Connection": {
-        const { connection, idleMillis, onDrain, replaceWire, watch, wire } = request
-        const subjectAs = (transfer: "socket" | "bytes", ends: EncodedEnds, allowHalfOpen: boolean) => ({
+        const { connection, haltInput, idleMillis, onDrain, replaceWire, watch, wire } = request
+        const { proxy } = connection
+        const subjectAs = (
+          transfer: "socket" | "bytes",
+          ends: EncodedEnds,
+          allowHalfOpen: boolean,
+          input?: Uint8Array
+        ) => ({
           _tag: "Connection" as const,
           ends,
+          proxy: proxy === undefined ? undefined : encodeValue(proxy),
+          input,
           transfer,
           allowHalfOpen,
           watch: watch !== undefined,
@@ -156,17 +164,20 @@ class RemoteJob implements Job {
           tls: connection.tls,
           startTls: wire.startTls === undefined ? undefined : Duration.toMillis(wire.startTls.timeout)
         })
-        const isMoved = wire instanceof NodeWire && wire.handOver((socket) => {
+        const isMoved = wire instanceof NodeWire && wire.handOver((socket, wasRead) => {
           const ends = encodeEnds(connection, socket)
+          const readBefore = wasRead ? socket.bytesRead : 0
+          const input = wasRead ? haltInput() : undefined
           const isTaken = worker.postSocket(
-            { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen) },
-            socket
+            { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen, input) },
+            socket,
+            wasRead
           )
           if (isTaken) {
             const isElsewhere = pool.options.kind === "process"
             if (isElsewhere) descriptors.movedAway()
             const onRelease = isElsewhere ? descriptors.movedBack : () => {}
-            this.wire = new RemoteWire(this.id, ends, (message) => worker.post(message), onRelease)
+            this.wire = new RemoteWire(this.id, ends, readBefore, (message) => worker.post(message), onRelease)
           }
           return isTaken
         })

@@ -13,7 +13,7 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type * as Tls from "node:tls"
 import { invalid } from "./options.ts"
-import { handshakeServer, pendingOf, shakeHands } from "./tls.ts"
+import { type Clear, handshakeServer, pendingOf, shakeHands } from "./tls.ts"
 import {
   checkDuration,
   checkIdentity,
@@ -57,7 +57,7 @@ export const makeStep =
           run: (wire) =>
             Effect.sync(() => {
               if (wire instanceof NodeWire) {
-                wire.startTls = { timeout: state.handshake.timeout, run: (goAhead) => state.shake(wire, goAhead) }
+                wire.startTls = { timeout: state.handshake.timeout, run: (goAhead) => state.shake(wire, { goAhead }) }
               }
               return wire
             })
@@ -96,15 +96,15 @@ class TlsState<R> {
       handshake: "tls",
       // One that is not a duration is found out when the server starts.
       timeout: Duration.fromInputUnsafe(isDuration(timeout) ? timeout : "10 seconds"),
-      run: (wire) => this.shake(wire, "")
+      run: (wire, takeInput) => Effect.suspend(() => this.shake(wire, { input: takeInput() }))
     }
   }
 
   /** Counted and timed. */
-  shake(wire: Wire, goAhead: Uint8Array | string): Effect.Effect<Wire, unknown> {
+  shake(wire: Wire, clear: Clear): Effect.Effect<Wire, unknown> {
     return Effect.flatMap(Clock.currentTimeMillis, (begun) =>
       Effect.onExit(
-        Effect.suspend(() => shakeHands(this.server!, wire, goAhead)),
+        Effect.suspend(() => shakeHands(this.server!, wire, clear)),
         (exit) =>
           Exit.isFailure(exit)
             ? Metric.update(failed, 1)

@@ -92,6 +92,8 @@ class Job {
         const hosted = this.hosted = hostConnection({
           id: request,
           wire: this.makeWire(subject, socket),
+          proxy: subject.proxy === undefined ? undefined : decodeValue(subject.proxy),
+          input: subject.input,
           watch: this.watch = subject.watch && subject.transfer === "socket",
           onGone: (how) => this.onGone(how),
           idleMillis: subject.idleMillis,

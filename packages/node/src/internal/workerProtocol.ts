@@ -22,6 +22,10 @@ export type Subject =
   | {
     readonly _tag: "Connection"
     readonly ends: EncodedEnds
+    /** What a proxy has said; `undefined` where none has. */
+    readonly proxy: EncodedValue
+    /** What was read from the socket that comes along, if something was. */
+    readonly input: Uint8Array | undefined
     /** Does the socket come along, or only its bytes? */
     readonly transfer: "socket" | "bytes"
     /** What TLS has negotiated, where the bytes come decrypted. */
