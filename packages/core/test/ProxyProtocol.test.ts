@@ -209,6 +209,10 @@ describe("a header of version 2", () => {
       assert.strictEqual(decode(wrong) === "Header" && i !== at - 3, false, `byte ${i}`)
     }
     assert.strictEqual(decode(header2({ family: 0x11, block: tcp4, tlvs: [tlv(0x03, "abc")] })), "Invalid")
+    const twice = header2({ family: 0x11, block: tcp4, tlvs: [tlv(0x03, new Uint8Array(4)), ...tlvs] })
+    new DataView(twice.buffer).setUint32(16 + 12 + 3, crc(twice))
+    const refused = ProxyProtocol.decode(twice)
+    assert.include(Result.isFailure(refused) ? refused.failure.message : "", "one checksum at most")
   })
 
   it("is refused where it is not exactly as it must be", () => {

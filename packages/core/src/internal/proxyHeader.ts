@@ -130,9 +130,13 @@ const decode2 = (bytes: Uint8Array, maxLength: number): Result.Result<Decoded, F
   const tlvs = decodeTlvs(bytes.subarray(fixed + block, length))
   if (tlvs === undefined) return invalid("what follows the addresses is cut off")
   let ssl: Ssl | undefined
+  let isChecked = false
   for (const { type, value } of tlvs) {
     if (type === typeOf.crc32c) {
       if (value.length !== 4) return invalid("a CRC32C has 4 bytes")
+      // Each costs a look at the whole header.
+      if (isChecked) return invalid("there is one checksum at most")
+      isChecked = true
       const expected = (value[0]! << 24 | value[1]! << 16 | value[2]! << 8 | value[3]!) >>> 0
       const start = value.byteOffset - bytes.byteOffset
       if (crc32c(bytes.subarray(0, length), start) !== expected) return invalid("the checksum is wrong")
