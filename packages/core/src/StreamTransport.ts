@@ -97,6 +97,24 @@ export interface Handshake {
    * handshake's. Where it fails, or is interrupted, it leaves nothing of the wire behind: it has destroyed what is under it.
    */
   readonly run: (wire: Wire, takeInput: () => Uint8Array) => Effect.Effect<Wire, unknown>
+  /**
+   * Leaves the handshake to the worker that the wire is moved to, if it can be made there. Called where that is so, and where
+   * nothing stands between this step and the handler.
+   */
+  readonly leave?: ((wire: Wire) => LeftHandshake | undefined) | undefined
+}
+
+/**
+ * A {@link Handshake} that a worker makes, before it runs the handler.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LeftHandshake {
+  /** The client's first message: until it is there, no worker is taken. Nothing is taken off the input. */
+  readonly first: Preface
+  /** Is told how the handshake has ended, wherever. */
+  readonly ended: (succeeded: boolean) => Effect.Effect<void>
 }
 
 /**

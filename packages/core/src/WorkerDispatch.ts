@@ -65,6 +65,14 @@ export interface RemoteConnection {
   /** Reads nothing more, and gives a copy of what was read and nobody has taken: it goes with the wire. A read reads on. */
   readonly haltInput: () => Uint8Array
   readonly replaceWire: (wire: Wire) => void
+  /** The handshake that the worker is to make before it runs the handler, if there is one. */
+  readonly handshake: {
+    /** For how many milliseconds it may last. */
+    readonly left: () => number
+    readonly succeeded: () => void
+    /** The connection has ended with that: the handler was not run. */
+    readonly failed: (cause: unknown) => void
+  } | undefined
   /** Is its disappearance to be noticed while the handler does not read? Then this is to be called where its bytes stay here. */
   readonly watch: (() => void) | undefined
   /** After how many milliseconds of silence the handler's read ends, if it does: the worker watches. */
@@ -118,6 +126,8 @@ export interface Workers {
    * defect: a `WorkerError`. Interrupting it interrupts the handler.
    */
   readonly run: (request: RemoteConnection | RemoteDatagram) => Effect.Effect<unknown, unknown>
+  /** Does the wire itself go to the worker, with what was read from it, and not its bytes? */
+  readonly moves?: ((wire: Wire) => boolean) | undefined
   readonly info: () => WorkersInfo
 }
 

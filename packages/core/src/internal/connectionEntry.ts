@@ -1,5 +1,6 @@
 /** A connection as a request: it has a wire to be released, deadlines, and errors that are its peer's doing. */
 import * as Cause from "effect/Cause"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
@@ -11,7 +12,7 @@ import type { Refusal } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
-import type { Handshake, Preface, Wire } from "../StreamTransport.ts"
+import type { Handshake, LeftHandshake, Preface, Wire } from "../StreamTransport.ts"
 import type { RemoteConnection } from "../WorkerDispatch.ts"
 import { ConnectionImpl, type Owner } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
@@ -107,8 +108,16 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     )
   }
 
-  protected override shakeHands(handshake: Handshake): Effect.Effect<boolean> {
+  protected override shakeHands(handshake: Handshake, isLast: boolean): Effect.Effect<boolean> {
     const { subject } = this
+    const left = isLast && this.server.config.workers?.moves(subject.wire) ? handshake.leave?.(subject.wire) : undefined
+    if (left !== undefined) {
+      this.left = { ended: left.ended, until: this.server.now() + Duration.toMillis(handshake.timeout) }
+      return Effect.onExit(
+        this.readPreface(left.first),
+        (exit) => Exit.isSuccess(exit) && exit.value ? Effect.void : left.ended(false)
+      )
+    }
     const run = Effect.suspend(() => handshake.run(subject.wire, () => subject.takeInput()))
     return this.inTime(run, handshake).pipe(
       // Nothing is left of what it began with.
@@ -232,6 +241,21 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   // ---- its way to a worker
 
+  /** A handshake that the worker makes, and until when. */
+  private left: { readonly ended: LeftHandshake["ended"]; readonly until: number } | undefined
+
+  private get handshake(): RemoteConnection["handshake"] {
+    const { left } = this
+    return left && {
+      left: () => Math.max(1, left.until - this.server.now()),
+      succeeded: () => void Effect.runForkWith(this.server.context)(left.ended(true)),
+      failed: (cause) => {
+        Effect.runForkWith(this.server.context)(left.ended(false))
+        this.decide(this.draining.isOpen() ? CloseReason.Refused("draining") : CloseReason.HandshakeFailed(cause))
+      }
+    }
+  }
+
   get remote(): RemoteConnection {
     const { subject } = this
     subject.beRemote()
@@ -239,6 +263,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       _tag: "Connection",
       connection: subject,
       wire: subject.wire,
+      handshake: this.handshake,
       haltInput: () => subject.haltInput(),
       replaceWire: (wire) => subject.replaceWire(wire),
       idleMillis: this.server.idleMillis,

@@ -145,7 +145,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     for (let i = from; i < steps.length; i++) {
       const step = steps[i]!
       if (!("policy" in step)) {
-        const said = "preface" in step ? this.readPreface(step) : this.shakeHands(step)
+        const said = "preface" in step ? this.readPreface(step) : this.shakeHands(step, i === steps.length - 1)
         return Effect.flatMap(said, (done) => done ? this.admit(steps, i + 1) : Effect.void)
       }
       const verdict = this.ask(step)
@@ -203,7 +203,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** Does it, and says whether it succeeded. Only connections have something to say. */
-  protected shakeHands({ handshake }: Handshake): Effect.Effect<boolean> {
+  protected shakeHands({ handshake }: Handshake, _isLast: boolean): Effect.Effect<boolean> {
     return Effect.die(new Error(`${this.kind} ${this.id}: no ${handshake} handshake without a connection`))
   }
 

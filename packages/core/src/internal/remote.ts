@@ -43,7 +43,10 @@ export const hostConnection: typeof HostConnection = (options) => {
   if (options.watch) connection.watch()
   return {
     connection,
-    wire: options.wire,
+    // Another one, once the handler has asked for TLS.
+    get wire() {
+      return connection.wire
+    },
     drain: () => {
       draining.openUnsafe()
       connection.startDrain()

@@ -4,7 +4,7 @@
  * here.
  */
 import type { Connection } from "@socketserver/core/Connection"
-import type { ConnectionError } from "@socketserver/core/ConnectionError"
+import { type ConnectionError, Reset } from "@socketserver/core/ConnectionError"
 import type { Datagram } from "@socketserver/core/Datagram"
 import type { Portable } from "@socketserver/core/Handler"
 import type { WireFailure } from "@socketserver/core/StreamTransport"
@@ -121,7 +121,10 @@ class RemoteJob implements Job {
     this.running = true
     if (this.assignment.request._tag !== "Task") this.assignment.request.onKill(this.kill)
     const { pool, request, timeout } = this.assignment
-    if (timeout !== undefined) this.allow(Duration.toMillis(timeout))
+    // A handshake has its own time.
+    if (timeout !== undefined && !(request._tag === "Connection" && request.handshake !== undefined)) {
+      this.allow(Duration.toMillis(timeout))
+    }
     const message = {
       _tag: "Run" as const,
       id: this.id,
@@ -145,8 +148,9 @@ class RemoteJob implements Job {
         })
       }
       case "Connection": {
-        const { connection, haltInput, idleMillis, onDrain, replaceWire, watch, wire } = request
+        const { connection, haltInput, handshake, idleMillis, onDrain, replaceWire, watch, wire } = request
         const { proxy } = connection
+        const portableTls = wire instanceof NodeWire ? wire.portableTls : undefined
         const subjectAs = (
           transfer: "socket" | "bytes",
           ends: EncodedEnds,
@@ -156,6 +160,8 @@ class RemoteJob implements Job {
           _tag: "Connection" as const,
           ends,
           proxy: proxy === undefined ? undefined : encodeValue(proxy),
+          tlsStep: portableTls?.step,
+          handshake: handshake?.left(),
           input,
           transfer,
           allowHalfOpen,
@@ -168,6 +174,7 @@ class RemoteJob implements Job {
           const ends = encodeEnds(connection, socket)
           const readBefore = wasRead ? socket.bytesRead : 0
           const input = wasRead ? haltInput() : undefined
+          if (portableTls !== undefined) worker.knowTls(portableTls)
           const isTaken = worker.postSocket(
             { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen, input) },
             socket,
@@ -181,6 +188,8 @@ class RemoteJob implements Job {
           }
           return isTaken
         })
+        // The client is gone.
+        if (handshake !== undefined && !isMoved) return this.notShaken(new Reset())
         pool.transfer = isMoved ? "socket" : "bytes"
         if (isMoved) replaceWire(this.wire!)
         else {
@@ -190,6 +199,11 @@ class RemoteJob implements Job {
         return onDrain(() => this.tellDrain())
       }
     }
+  }
+
+  private notShaken(cause: unknown): void {
+    ;(this.assignment.request as RemoteConnection).handshake!.failed(cause)
+    this.finish(Exit.void)
   }
 
   private tellDrain(): void {
@@ -212,6 +226,18 @@ class RemoteJob implements Job {
         return this.onResult(message)
       case "Interrupting":
         return this.hearing?.()
+      case "Shaken": {
+        const { timeout } = this.assignment
+        const { handshake } = request as RemoteConnection
+        this.wire!.tls = message.tls
+        if (handshake === undefined) return
+        handshake.succeeded()
+        if (timeout !== undefined) this.allow(Duration.toMillis(timeout))
+        return
+      }
+      case "NotShaken":
+        this.wire!.release()
+        return this.notShaken(decodeValue(message.cause))
       case "SocketEnd":
         return this.wire!.ended()
       case "SocketLost":

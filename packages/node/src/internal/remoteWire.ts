@@ -1,4 +1,5 @@
 /** The wire of a connection whose socket is in a worker: what is done to it here is done there. */
+import type { TlsInfo } from "@socketserver/core/Connection"
 import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import { decodeLocal, decodePeer, type EncodedEnds, type ToWorker } from "./workerProtocol.ts"
@@ -6,6 +7,7 @@ import { decodeLocal, decodePeer, type EncodedEnds, type ToWorker } from "./work
 export class RemoteWire implements Wire {
   readonly unsent = 0
   bytesRead: number
+  tls: TlsInfo | undefined
   private readonly readBefore: number
   bytesWritten = 0
   private readonly id: number

@@ -1,25 +1,25 @@
 /** TLS as a step of the pipe: it loads certificates when a server starts to listen, and again when they have changed. */
 import type { ListenError } from "@socketserver/core/ListenError"
-import { type Handshake, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
+import { type Handshake, type Preface, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Metric from "effect/Metric"
+import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type * as Tls from "node:tls"
 import { invalid } from "./options.ts"
-import { type Clear, handshakeServer, pendingOf, shakeHands } from "./tls.ts"
+import { type Clear, count, counted, handshakeServer, pendingOf, shakeHands } from "./tls.ts"
 import {
   checkDuration,
   checkIdentity,
   hasFiles,
   load,
   type PlainTls,
+  type PortableTls,
   secureContext,
   type Select,
   selectByName,
@@ -34,14 +34,6 @@ type Service = StreamTransport["Service"] & { readonly [givesSockets]?: boolean 
 /** Marks a transport whose wires have sockets. Steps that copy its properties keep the mark. */
 export const ofSockets = (service: StreamTransport["Service"]): Service =>
   Object.assign(service, { [givesSockets]: true })
-
-const handshakes = Metric.counter("socketserver_tls_handshakes", { description: "TLS handshakes, by outcome" })
-const succeeded = Metric.withAttributes(handshakes, { outcome: "succeeded" })
-const failed = Metric.withAttributes(handshakes, { outcome: "failed" })
-const duration = Metric.histogram("socketserver_tls_handshake_millis", {
-  description: "How long successful TLS handshakes took, in milliseconds",
-  boundaries: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000]
-})
 
 export const makeStep =
   <R>(options: TlsOptions<R>, when: "now" | "asked") =>
@@ -58,6 +50,7 @@ export const makeStep =
             Effect.sync(() => {
               if (wire instanceof NodeWire) {
                 wire.startTls = { timeout: state.handshake.timeout, run: (goAhead) => state.shake(wire, { goAhead }) }
+                wire.portableTls = state.portable
               }
               return wire
             })
@@ -79,7 +72,18 @@ export const makeStep =
       })
     ).pipe(Layer.provide(transport)) as Layer.Layer<StreamTransport, never, any>
 
+/** It is there with its first record. Of something else, TLS is to say what it thinks. */
+const lookForHello: Preface["look"] = (input, _, ended) => {
+  const isThere = ended || (input.length > 0 && input[0] !== 22) ||
+    (input.length >= 5 && input.length >= 5 + Math.min(input[3]! << 8 | input[4]!, longestRecord))
+  return isThere ? Result.succeed({ length: 0, proxy: undefined }) : undefined
+}
+const longestRecord = 16_384
+
+let steps = 0
+
 class TlsState<R> {
+  readonly portable: PortableTls | undefined
   private readonly options: TlsOptions<R>
   private readonly context: Context.Context<R>
   private server: Tls.Server | undefined
@@ -91,28 +95,28 @@ class TlsState<R> {
   constructor(options: TlsOptions<R>, context: Context.Context<R>) {
     this.options = options
     this.context = context
+    // An effect stays here.
+    if (typeof options.sni !== "function") this.portable = { step: ++steps, settings: undefined, users: new Set() }
     const timeout = options.handshakeTimeout ?? "10 seconds"
     this.handshake = {
       handshake: "tls",
       // One that is not a duration is found out when the server starts.
       timeout: Duration.fromInputUnsafe(isDuration(timeout) ? timeout : "10 seconds"),
-      run: (wire, takeInput) => Effect.suspend(() => this.shake(wire, { input: takeInput() }))
+      run: (wire, takeInput) => Effect.suspend(() => this.shake(wire, { input: takeInput() })),
+      leave: (wire) => {
+        if (this.portable === undefined || !(wire instanceof NodeWire)) return undefined
+        const begun = performance.now()
+        wire.portableTls = this.portable
+        return {
+          first: { preface: "ClientHello", timeout: this.handshake.timeout, look: lookForHello },
+          ended: (isSuccess) => count(isSuccess, performance.now() - begun)
+        }
+      }
     }
   }
 
-  /** Counted and timed. */
   shake(wire: Wire, clear: Clear): Effect.Effect<Wire, unknown> {
-    return Effect.flatMap(Clock.currentTimeMillis, (begun) =>
-      Effect.onExit(
-        Effect.suspend(() => shakeHands(this.server!, wire, clear)),
-        (exit) =>
-          Exit.isFailure(exit)
-            ? Metric.update(failed, 1)
-            : Effect.flatMap(
-              Clock.currentTimeMillis,
-              (now) => Effect.andThen(Metric.update(succeeded, 1), Metric.update(duration, now - begun))
-            )
-      ))
+    return counted(Effect.suspend(() => shakeHands(this.server!, wire, clear)))
   }
 
   /** Loads what there is, and watches it until the scope ends. */
@@ -140,6 +144,10 @@ class TlsState<R> {
   private use(settings: PlainTls): void {
     this.settings = settings
     const { sni } = this.options
+    if (this.portable !== undefined) {
+      this.portable.settings = settings
+      for (const tell of this.portable.users) tell(settings)
+    }
     this.server = handshakeServer(
       settings,
       typeof sni === "function" ? this.selectByEffect(settings, sni) : selectByName(settings)

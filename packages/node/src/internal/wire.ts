@@ -7,7 +7,8 @@ import type { Loan, Receiver, StartTls, Wire, WireFailure } from "@socketserver/
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
 import { allocatedOutside } from "./externalMemory.ts"
-import { large, makeReadInto } from "./sharedBuffer.ts"
+import { large, makeReadInto, sharedBuffer } from "./sharedBuffer.ts"
+import type { PortableTls } from "./tlsOptions.ts"
 
 /** How long a peer may take to read the last of its output after the handler has ended. */
 const flushTimeout = 30_000
@@ -66,6 +67,8 @@ export class NodeWire implements Wire {
   private destroyTls: (() => void) | undefined
   private readonly encryption: Encryption | undefined
   startTls: StartTls | undefined
+  /** What a worker needs that has the socket: for the handshake that is left to it, or for `startTls`. */
+  portableTls: PortableTls | undefined
 
   constructor(socket: Net.Socket, addresses: Addresses, encryption?: Encryption) {
     this.socket = socket as WiredSocket
@@ -142,9 +145,19 @@ export class NodeWire implements Wire {
     return true
   }
 
+  /** Can it be given to somebody else as long as nothing is written? */
+  get isMovable(): boolean {
+    return sharedBuffer.available && sharedBuffer.enabled && !this.isTied
+  }
+
+  /** Over TCP? */
+  get isTcp(): boolean {
+    return this.socket.remoteFamily !== undefined
+  }
+
   /** Only whoever has the certificates can do what is to be done with it. */
   private get isTied(): boolean {
-    return this.encryption !== undefined || this.startTls !== undefined
+    return this.encryption !== undefined || (this.startTls !== undefined && this.portableTls === undefined)
   }
 
   private get isGone(): boolean {

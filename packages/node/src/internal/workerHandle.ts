@@ -1,6 +1,6 @@
 /** One worker as the system has it, a thread or a process: started, spoken to, and ended, by force where it must be. */
 import * as ChildProcess from "node:child_process"
-import type * as Net from "node:net"
+import * as Net from "node:net"
 import { Worker } from "node:worker_threads"
 import { defined } from "./options.ts"
 import type { FromWorker, ToWorker } from "./workerProtocol.ts"
@@ -47,8 +47,15 @@ const main = new URL(`./workerMain${import.meta.url.slice(import.meta.url.lastIn
 export const spawn = (options: HandleOptions, events: Events): WorkerHandle =>
   options.kind === "thread" ? spawnThread(options, events) : spawnProcess(options, events)
 
-/** Does this Node move TCP sockets to threads: fresh ones, and those that were read from? Known when it was tried. */
-const movesToThreads = { fresh: true, read: true }
+/** Does this Node move TCP sockets to threads: fresh ones, and those that were read from? It may turn out that it does not. */
+const canTransfer = Object.getOwnPropertySymbols(Net.Socket.prototype).some(({ description }) =>
+  description === "messaging_transfer_symbol"
+)
+const movesToThreads = { fresh: canTransfer, read: canTransfer }
+
+/** Does a worker of the kind get sockets that were read from? */
+export const movesSockets = (kind: HandleOptions["kind"], isTcp: boolean): boolean =>
+  kind === "process" || (movesToThreads.read && isTcp)
 
 const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
   const worker = new Worker(main, {
