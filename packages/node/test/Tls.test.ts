@@ -116,6 +116,21 @@ const line = (socket: Net.Socket) =>
 
 const closed = (server: Server.Server["Service"]) => Effect.map(server.stats, ({ closed }) => closed)
 
+type Counted = ReadonlyArray<readonly [name: string, count: number]>
+
+const tlsMetrics: Effect.Effect<Counted> = Effect.map(
+  Metric.snapshot,
+  (snapshots) =>
+    snapshots.filter(({ id }) => id.startsWith("socketserver_tls_")).map(({ attributes, id, state }) =>
+      [`${id} ${attributes?.outcome ?? ""}`.trim(), (state as { count: number }).count] as const
+    )
+)
+
+const grownSince = (before: Counted, now: Counted): ReadonlyArray<string> =>
+  now.filter(([name, count]) => count > (before.find(([other]) => other === name)?.[1] ?? 0))
+    .map(([name]) => name)
+    .toSorted()
+
 /** Waits for a condition, turn by turn of the event loop. */
 const until = (holds: () => boolean) => Effect.repeat(eventLoopTurn, { until: holds })
 
@@ -431,30 +446,17 @@ describe("a hostile client", () => {
   it.live("is counted, as are those who succeed, and their time", () =>
     Effect.gen(function*() {
       const server = yield* serve(tell)
-      const values = Effect.map(
-        Metric.snapshot,
-        (snapshots) =>
-          snapshots.filter(({ id }) => id.startsWith("socketserver_tls_")).map(({ attributes, id, state }) =>
-            [id, attributes?.outcome, (state as { count: number }).count] as const
-          )
-      )
-      const before = yield* values
+      const before = yield* tlsMetrics
       yield* subjectOf(server.address)
       const client = yield* connect(server.address)
       client.write("garbage")
       yield* gone(client)
       yield* server.awaitIdle
-      const grown = (yield* values).filter(([id, outcome, count]) =>
-        count > (before.find(([id2, outcome2]) => id2 === id && outcome2 === outcome)?.[2] ?? 0)
-      )
-      assert.deepStrictEqual(
-        grown.map(([id, outcome]) => `${id} ${outcome ?? ""}`.trim()).toSorted(),
-        [
-          "socketserver_tls_handshake_millis",
-          "socketserver_tls_handshakes failed",
-          "socketserver_tls_handshakes succeeded"
-        ]
-      )
+      assert.deepStrictEqual(grownSince(before, yield* tlsMetrics), [
+        "socketserver_tls_handshake_millis",
+        "socketserver_tls_handshakes failed",
+        "socketserver_tls_handshakes succeeded"
+      ])
     }))
 })
 
@@ -804,6 +806,31 @@ describe("the handshake that is left to a worker", () => {
           assert.deepStrictEqual([workers?.started, workers?.crashed, workers?.killed], [1, 0, 0])
         })
     )
+
+    it.live(title("is counted as elsewhere, and holds its place in admission"), () =>
+      Effect.gen(function*() {
+        const before = yield* tlsMetrics
+        const server = yield* startWith((transport) =>
+          transport.pipe(Admission.maxConnections({ max: 1 }), NodeTransport.tls(identity))
+        )
+        const stalling = yield* connect(server.address)
+        stalling.write(helloOf())
+        yield* Effect.repeat(server.connections.list, {
+          until: ([info]) => info?.state === "handling" || !movesTo(kind)
+        })
+        yield* gone(yield* connect(server.address))
+        assert.deepStrictEqual(yield* closed(server), { Refused: 1 })
+        stalling.destroy()
+        yield* server.awaitIdle
+        assert.strictEqual(yield* Effect.scoped(ask(server.address)), "hello TLSv1.3")
+        yield* server.awaitIdle
+        assert.deepStrictEqual(yield* closed(server), { Refused: 1, HandshakeFailed: 1, Completed: 1 })
+        assert.deepStrictEqual(grownSince(before, yield* tlsMetrics), [
+          "socketserver_tls_handshake_millis",
+          "socketserver_tls_handshakes failed",
+          "socketserver_tls_handshakes succeeded"
+        ])
+      }))
 
     it.live(title("is not waited for by a drain"), () =>
       Effect.gen(function*() {
