@@ -1,12 +1,12 @@
 /**
- * One vitest project per package. Tests are `packages/<name>/test/**` files named `*.test.ts`; they import the workspace's
+ * One vitest project per package, and one for the scripts. Tests are `packages/<name>/test/**` files named `*.test.ts`; they import the workspace's
  * packages by name, which the packages' `exports` point to their TypeScript sources, so nothing is built first.
  */
 import { defineConfig } from "vitest/config"
 
-const project = (name: string) => ({
+const project = (name: string, root = `packages/${name}`) => ({
   extends: true as const,
-  test: { name, root: `packages/${name}`, include: ["test/**/*.test.ts"] }
+  test: { name, root, include: ["test/**/*.test.ts"] }
 })
 
 export default defineConfig({
@@ -14,6 +14,9 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 20_000,
     passWithNoTests: true,
-    projects: ["core", "node", "unix-datagram", "testing", "examples", "bench"].map(project)
+    projects: ["core", "node", "unix-datagram", "testing", "cli", "examples", "bench"].map((name) => project(name))
+      .concat(
+        project("scripts", "scripts")
+      )
   }
 })

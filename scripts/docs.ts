@@ -10,7 +10,7 @@
  * - A fence that calls `NodeRuntime.runMain` is started until it listens, and stopped by SIGTERM, its ports made free ones.
  *
  * Relative links must lead to files, and anchors to headings. A test that a page names, `core/test/X.test.ts "name"`, must be in
- * that file; "…" at the end of a name stands for its rest.
+ * that file; "…" at the end of a name stands for its rest. The gallery has to list every file of the examples.
  */
 import { fork, spawnSync } from "node:child_process"
 import { existsSync, globSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
@@ -21,8 +21,8 @@ const root = resolve(import.meta.dirname, "..")
 const out = join(root, ".cache/snippets")
 const bin = (name: string) => join(root, "node_modules/.bin", name)
 
-const pages = globSync(["README.md", "docs/**/*.md", "packages/*/README.md"], { cwd: root }).toSorted()
-const sources = globSync("packages/{core,node,testing}/src/**/*.ts", { cwd: root }).toSorted()
+const pages = globSync(["README.md", "docs/*.md", "packages/*/README.md"], { cwd: root }).toSorted()
+const sources = globSync("packages/{core,node,unix-datagram,testing}/src/**/*.ts", { cwd: root }).toSorted()
 
 const problems: Array<string> = []
 const report = (path: string, line: number, text: string) => problems.push(`${path}:${line} ${text}`)
@@ -291,6 +291,16 @@ const checkLinks = (path: string): void => {
   }
 }
 
+// ---- examples
+
+/** The gallery has all of them. */
+const checkGallery = (path: string): void => {
+  const text = readFileSync(join(root, path), "utf8")
+  for (const example of globSync("packages/examples/src/**/*.ts", { cwd: root })) {
+    if (!text.includes(`](../${example})`)) report(path, 1, `${example} is not listed`)
+  }
+}
+
 // ---- tests that pages name
 
 const escape = (text: string) => text.replaceAll(/[\\^$.*+?()[\]{}|]/g, "\\$&")
@@ -334,6 +344,7 @@ for (const page of pages) {
   checkLinks(page)
   checkNamedTests(page)
 }
+checkGallery("docs/examples.md")
 
 const valued = sound.filter(isProgramWithValue)
 const tests = sound.filter(isTest)

@@ -2,7 +2,7 @@
  * Builds the publishable packages from nothing, packs each one as it would be published, and checks the tarballs: that the
  * `exports` of `publishConfig` took the place of the ones in the workspace, that every file they name is there, and what
  * `publint` and `attw` have to say about every entry point. Then a program outside the workspace, in JavaScript, uses what was
- * packed: its handler must be found by workers of both kinds. The tarballs stay in `.cache/packages`.
+ * packed: its handler must be found by workers of both kinds, and the command must serve it. The tarballs stay in `.cache/packages`.
  */
 import { execFileSync } from "node:child_process"
 import {
@@ -107,6 +107,22 @@ for (const kind of ["thread", "process"]) {
   assert.equal(word, "HELLO")
   assert.notEqual(worker, \`\${process.pid}/\${threadId}\`)
 }
+`,
+  "command.js": `
+import assert from "node:assert/strict"
+import { spawn } from "node:child_process"
+import { readFileSync } from "node:fs"
+
+const place = "node_modules/@socketserver/cli"
+const { bin } = JSON.parse(readFileSync(\`\${place}/package.json\`, "utf8"))
+const command = [\`\${place}/\${bin.socketserver}\`, "serve", "./upper.js", "--handler", "upper", "--unix", "./x.sock"]
+const server = spawn(process.execPath, [...command, "--dispatch", "thread", "--control", "./control.sock"], {
+  stdio: ["ignore", "pipe", "inherit"]
+})
+server.stdout.on("data", (chunk) => {
+  if (String(chunk).includes("Ctrl-C")) server.kill("SIGTERM")
+})
+server.on("exit", (code) => assert.equal(code, 0))
 `
 }
 
@@ -130,6 +146,8 @@ const checkProgram = (packages: ReadonlyMap<string, string>): void => {
     }
     run(process.execPath, ["main.js"], directory)
     console.log("a program that uses them finds its handler in threads and in processes")
+    run(process.execPath, ["command.js"], directory)
+    console.log("the command serves a handler, and drains")
   } finally {
     rmSync(directory, { recursive: true, force: true })
   }
@@ -146,7 +164,9 @@ try {
   run("tsc", ["-b", "tsconfig.packages.json"])
   const packages = new Map(directories.map((directory) => [directory, check(directory)]))
   checkProgram(
-    new Map([...packages].filter(([directory]) => ["core", "node"].includes(basename(directory))))
+    new Map(
+      [...packages].filter(([directory]) => ["core", "node", "unix-datagram", "cli"].includes(basename(directory)))
+    )
   )
 } catch (error) {
   console.error(error instanceof Error ? error.message : error)

@@ -85,6 +85,7 @@ const withWorkers = (
   start: (workload) => startNodeServer(file, workload.service, undefined, style, coreOf(workload)),
   takes: (workload) => workload.workers !== undefined && takes(workload)
 })
+const lines = ({ service }: Workload) => service === "lines"
 const computes = ({ service }: Workload) => service === "compute"
 const echoes = ({ service }: Workload) => service === "echo"
 const churns = ({ kind }: Workload) => kind === "churn"
@@ -94,6 +95,8 @@ const contenders: ReadonlyArray<Contender> = [
   all("ours", "ours", "loop"),
   { ...all("ours (serial)", "ours", "serial"), takes: ({ service }: Workload) => service === "datagrams" },
   node("ours (stream)", "ours", "stream"),
+  { ...node("ours (messages)", "ours", "messages"), takes: lines },
+  { ...node("ours (messages, effects)", "ours", "effects"), takes: lines },
   {
     ...node("ours (borrow)", "ours", "borrow"),
     takes: ({ service, size, workers }: Workload) => service === "echo" && size > 1_000 && workers === undefined
@@ -103,7 +106,18 @@ const contenders: ReadonlyArray<Contender> = [
     takes: ({ busy, transport, workers }: Workload) =>
       !flags.short && busy === 0 && transport !== "unix datagram" && workers === undefined
   },
+  {
+    ...node("ours (deadlines)", "ours", "loop,deadlines"),
+    takes: ({ busy, connections, depth, service, size, transport, workers }: Workload) =>
+      !flags.short && service !== "datagrams" && transport === "tcp" && workers === undefined && connections <= 64 &&
+      connections > 1 && size < 1_000 && depth === 1 && busy === 0
+  },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
+  ...(flags.short ? [] : ["metrics", "traces", "logs"].map((word) => ({
+    ...node(`ours (${word})`, "ours", `loop,${word}`),
+    takes: ({ busy, connections, size, transport, workers }: Workload) =>
+      busy === 0 && [32, 64].includes(connections) && size < 1_000 && transport === "tcp" && workers === undefined
+  }))),
   {
     ...all("effect", "effect"),
     takes: ({ transport, workers }: Workload) => transport !== "unix datagram" && workers === undefined

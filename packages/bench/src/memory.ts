@@ -1,5 +1,5 @@
 /** The in-memory transport and the start of a server: what a test suite pays. */
-import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+import { Dispatch, Logging, MemoryTransport, Server } from "@socketserver/core"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -9,7 +9,8 @@ const Echo = Effect.map(
     Layer.build(
       MemoryTransport.stream().pipe(
         Dispatch.fiberPerRequest(),
-        Server.serveStream((connection) => Effect.forever(Effect.flatMap(connection.pull, connection.write)))
+        Server.serveStream((connection) => Effect.forever(Effect.flatMap(connection.pull, connection.write))),
+        Layer.provide(Logging.off)
       )
     )
   ),

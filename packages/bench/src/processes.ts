@@ -15,7 +15,7 @@ const start = (core: number | "all", command: string, args: ReadonlyArray<string
   const [file, all] = canPin && core !== "all"
     ? ["taskset", ["-c", String(core), command, ...args]] as const
     : [command, args] as const
-  return spawn(file, all, { stdio: ["ignore", ipc ? "inherit" : "pipe", "inherit", ...(ipc ? ["ipc" as const] : [])] })
+  return spawn(file, all, { stdio: ["ignore", ipc ? "ignore" : "pipe", "inherit", ...(ipc ? ["ipc" as const] : [])] })
 }
 
 /** The next message that has the given key. */

@@ -18,7 +18,7 @@ import type * as SubscriptionRef from "effect/SubscriptionRef"
 import type { Connection } from "./Connection.ts"
 import type { Datagram } from "./Datagram.ts"
 import { DatagramTransport } from "./DatagramTransport.ts"
-import { follow } from "./internal/live.ts"
+import { follow, liveLimit } from "./internal/live.ts"
 import { checkDuration, checkInteger, invalidOption } from "./internal/options.ts"
 import { PeerCounts } from "./internal/peerCounts.ts"
 import { ipOf, Networks, prefixOf, toNetwork } from "./internal/prefix.ts"
@@ -74,6 +74,18 @@ export interface Gate {
 }
 
 /**
+ * A number that bounds what a step lets in, for `Server.limits`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Limit {
+  readonly current: () => number
+  /** Applies from now on, and sets the `SubscriptionRef` where there is one. A value that is not valid changes nothing. */
+  readonly set: (value: number) => Effect.Effect<void, ListenError>
+}
+
+/**
  * One decision about whatever asks to be let in. A refused one is counted under `policy`.
  *
  * @category models
@@ -88,6 +100,8 @@ export interface StepFor<in Subject> {
   readonly check: (subject: Subject, ticket: Ticket) => Verdict | Effect.Effect<Verdict, unknown>
   /** Does the server close its listener while this step is saturated? Default `false`. */
   readonly pausesListening?: boolean | undefined
+  /** What can be changed while the server runs, by the step's `policy` as its name. Default: nothing. */
+  readonly limit?: Limit | undefined
   /** Runs before the server binds: checks the options, and follows what changes, until the scope ends with the server. */
   readonly start?: ((gate: Gate) => Effect.Effect<void, ListenError, Scope.Scope>) | undefined
 }
@@ -292,8 +306,10 @@ export const maxConnections = (options: {
     const { overflow = reject() } = options
     let atLimit: ConstructorParameters<typeof Seats>[0]
     const seats = new Seats((self, ticket) => atLimit(self, ticket))
+    const max = liveLimit(options.max, (value) => Effect.map(checkLimit("max", value, 0), () => seats.setMax(value)))
     return {
       policy: "maxConnections",
+      limit: max.limit,
       pausesListening: overflow._tag === "PauseListening",
       check: (_, ticket) => seats.admit(ticket),
       start: Effect.fnUntraced(function*(gate: Gate) {
@@ -306,7 +322,7 @@ export const maxConnections = (options: {
           const { refuse } = yield* makeRejection(overflow._tag === "Reject" ? overflow : {})
           atLimit = (_, ticket) => refuse(ticket)
         }
-        yield* follow(options.max, (max) => Effect.map(checkLimit("max", max, 0), () => seats.setMax(max)))
+        yield* max.start
         yield* seats.attach(gate)
       })
     }
@@ -351,13 +367,14 @@ export const perPeer = (options: {
     const counts = new PeerCounts()
     const keyOf = peerKey(prefix)
     let rejection: Rejection
-    let max = 0
+    const max = liveLimit(options.max, (value) => checkLimit("max", value, 0))
     return {
       policy: "perPeer",
+      limit: max.limit,
       check: ({ peer }, ticket) => {
         const key = keyOf(peer)
         if (key === undefined) return true
-        if (counts.get(key) >= max) return rejection.refuse(ticket)
+        if (counts.get(key) >= max.limit.current()) return rejection.refuse(ticket)
         counts.enter(key)
         // Not by what the peer is then: a handshake may tell who it really is.
         ticket.whenReleased(() => counts.leave(key))
@@ -366,10 +383,7 @@ export const perPeer = (options: {
       start: Effect.fnUntraced(function*() {
         yield* checkPrefix(prefix)
         rejection = yield* makeRejection(overflow)
-        yield* follow(options.max, (value) =>
-          Effect.map(checkLimit("max", value, 0), () => {
-            max = value
-          }))
+        yield* max.start
       })
     }
   })
@@ -425,15 +439,19 @@ export const rate = (options: {
     let buckets: TokenBuckets | undefined
     let rejection: Rejection
     let now: () => number
+    const limit = liveLimit(options.limit, (value) =>
+      Effect.map(checkLimit("limit", value, 1), () => buckets!.setRate(value, burst ?? value, now())))
     return {
       policy: isPerPeer ? "ratePerPeer" : "rate",
+      limit: limit.limit,
       check: ({ peer }, ticket) => {
         const key = keyOf(peer)
         return key === undefined || buckets!.take(key, now()) || rejection.refuse(ticket)
       },
       start: Effect.fnUntraced(function*() {
         const clock = yield* Clock.Clock
-        now = () => clock.currentTimeMillisUnsafe()
+        now = () =>
+          clock.currentTimeMillisUnsafe()
         const millis = Math.round(Duration.toMillis(yield* checkDuration("interval", interval)))
         if (!(millis >= 1 && millis <= 2 ** 31)) {
           return yield* invalidOption("interval", interval, "a duration of 1 millisecond to 24 days")
@@ -443,9 +461,8 @@ export const rate = (options: {
         yield* checkPrefix(prefix)
         rejection = yield* makeRejection(overflow)
         // Of a layer that is used again, as `handleOne` does, the past counts.
-        const kept = buckets ??= new TokenBuckets(millis, maxPeers)
-        yield* follow(options.limit, (limit) =>
-          Effect.map(checkLimit("limit", limit, 1), () => kept.setRate(limit, burst ?? limit, now())))
+        buckets ??= new TokenBuckets(millis, maxPeers)
+        yield* limit.start
       })
     }
   })

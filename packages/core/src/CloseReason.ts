@@ -9,6 +9,7 @@ import type * as Cause from "effect/Cause"
 import type { SocketError } from "effect/socket/Socket"
 import type { ConnectionError } from "./ConnectionError.ts"
 import type { DatagramError } from "./DatagramError.ts"
+import type { FrameError } from "./FrameError.ts"
 
 /**
  * How a connection ended.
@@ -16,9 +17,13 @@ import type { DatagramError } from "./DatagramError.ts"
  * - `Completed`: the handler returned, or let end of input (`Cause.Done`) end it
  * - `PeerReset`: the peer reset the connection, or was gone as `interruptOnDisconnect` means it
  * - `IdleTimeout`: the handler waited for longer than `idleTimeout` on a silent peer
+ * - `ReadTimeout`: the peer took longer than `readTimeout` for what a read had begun to receive
+ * - `WriteTimeout`: the peer took nothing of the output for `writeTimeout`, during the handler or after it
+ * - `RequestTimeout`: the handler ran for longer than `requestTimeout`
  * - `HandshakeFailed`: TLS or another handshake did not succeed
  * - `Refused`: an admission policy or a full queue turned the client away; `policy` names it
  * - `HandlerFailed`: the handler failed, died, or interrupted itself; `cause` has it
+ * - `InvalidFrame`: the peer has sent something that is no frame, or not one that its schema allows; `error` says what
  * - `Drained`: the server's drain ended it, by end of input while idle or by interruption after `grace`
  * - `Killed`: cut at the drain's `kill` deadline, or closed through `Server.connections`
  * - `WorkerCrashed`, `WorkerTimeout`: under worker dispatch, the worker ended, or overran its `timeout`
@@ -31,9 +36,13 @@ export type CloseReason =
   | { readonly _tag: "Completed" }
   | { readonly _tag: "PeerReset" }
   | { readonly _tag: "IdleTimeout" }
+  | { readonly _tag: "ReadTimeout" }
+  | { readonly _tag: "WriteTimeout" }
+  | { readonly _tag: "RequestTimeout" }
   | { readonly _tag: "HandshakeFailed"; readonly cause: unknown }
   | { readonly _tag: "Refused"; readonly policy: string }
   | { readonly _tag: "HandlerFailed"; readonly cause: Cause.Cause<unknown> }
+  | { readonly _tag: "InvalidFrame"; readonly error: FrameError }
   | { readonly _tag: "Drained" }
   | { readonly _tag: "Killed" }
   | { readonly _tag: "WorkerCrashed"; readonly cause: unknown }
@@ -50,6 +59,15 @@ export const PeerReset: CloseReason = { _tag: "PeerReset" }
 export const IdleTimeout: CloseReason = { _tag: "IdleTimeout" }
 
 /** @category constructors @since 0.1.0 */
+export const ReadTimeout: CloseReason = { _tag: "ReadTimeout" }
+
+/** @category constructors @since 0.1.0 */
+export const WriteTimeout: CloseReason = { _tag: "WriteTimeout" }
+
+/** @category constructors @since 0.1.0 */
+export const RequestTimeout: CloseReason = { _tag: "RequestTimeout" }
+
+/** @category constructors @since 0.1.0 */
 export const HandshakeFailed = (cause: unknown): CloseReason => ({ _tag: "HandshakeFailed", cause })
 
 /** @category constructors @since 0.1.0 */
@@ -57,6 +75,9 @@ export const Refused = (policy: string): CloseReason => ({ _tag: "Refused", poli
 
 /** @category constructors @since 0.1.0 */
 export const HandlerFailed = (cause: Cause.Cause<unknown>): CloseReason => ({ _tag: "HandlerFailed", cause })
+
+/** @category constructors @since 0.1.0 */
+export const InvalidFrame = (error: FrameError): CloseReason => ({ _tag: "InvalidFrame", error })
 
 /** @category constructors @since 0.1.0 */
 export const Drained: CloseReason = { _tag: "Drained" }

@@ -42,13 +42,18 @@ export class Closed extends Data.TaggedError("Closed")<{
  * @since 0.1.0
  */
 export class Timeout extends Data.TaggedError("Timeout")<{
-  readonly deadline: "idleTimeout" | "handshakeTimeout"
+  readonly deadline: "idleTimeout" | "readTimeout" | "writeTimeout" | "handshakeTimeout"
 }> {
   override get message(): string {
-    return this.deadline === "idleTimeout"
-      ? "the peer was silent for longer than `idleTimeout`"
-      : "the peer took longer than `handshakeTimeout` for a handshake"
+    return overdue[this.deadline]
   }
+}
+
+const overdue: Record<Timeout["deadline"], string> = {
+  idleTimeout: "the peer was silent for longer than `idleTimeout`",
+  readTimeout: "the peer took longer than `readTimeout` for the rest of what it had begun to send",
+  writeTimeout: "the peer took nothing of the output for `writeTimeout`",
+  handshakeTimeout: "the peer took longer than `handshakeTimeout` for a handshake"
 }
 
 /**

@@ -10,7 +10,9 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type { DatagramTransport } from "./DatagramTransport.ts"
 import { checkInteger } from "./internal/options.ts"
+import { placesOf } from "./internal/places.ts"
 import type { ListenError } from "./ListenError.ts"
+import type * as MessageTransport from "./MessageTransport.ts"
 import type { StreamTransport } from "./StreamTransport.ts"
 
 /**
@@ -108,7 +110,7 @@ export class Dispatch extends Context.Service<Dispatch, {
  */
 export const custom = (
   strategy: Dispatch["Service"]
-): <A extends StreamTransport | DatagramTransport, E, R>(
+): <A extends StreamTransport | DatagramTransport | MessageTransport.Any, E, R>(
   transport: Layer.Layer<A, E, R>
 ) => Layer.Layer<A | Dispatch, E, R> =>
 (transport) => Layer.merge(transport, Layer.succeed(Dispatch, strategy))
@@ -202,10 +204,15 @@ export const bounded: (
       return Effect.sync(() => waiting.delete(request))
     })
 
+  const take = () => {
+    if (running >= places) return false
+    running++
+    return true
+  }
+
   const strategy: Strategy = (request) =>
     Effect.suspend(() => {
-      if (running < places) {
-        running++
+      if (take()) {
         return Effect.onExitPrimitive(request.handle, leave)
       }
       let refusal = Effect.void
@@ -222,5 +229,6 @@ export const bounded: (
         )
       )
     })
+  placesOf.set(strategy, { take, leave })
   return strategy
 })

@@ -276,8 +276,6 @@ class MemoryWire implements Wire {
   private readonly inbox = Effect.runSync(Queue.unbounded<Uint8Array, Cause.Done>())
   private readonly flow = new Flow()
   private unread = 0
-  /** Every write is copied. */
-  readonly unsent = 0
   private peerWaits = false
   private closed = false
 
@@ -291,6 +289,15 @@ class MemoryWire implements Wire {
     this.peer = peer
     this.highWaterMark = highWaterMark
     this.fork = fork
+  }
+
+  /** What is above the mark counts as not sent yet. */
+  get unsent(): number {
+    return this.closed ? 0 : Math.max(0, this.other.unread - this.highWaterMark + 1)
+  }
+
+  get isImmediate(): boolean {
+    return true
   }
 
   start(receiver: Receiver): void {

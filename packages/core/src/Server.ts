@@ -19,13 +19,17 @@ import type { Connection } from "./Connection.ts"
 import type { Datagram } from "./Datagram.ts"
 import type { DatagramTransport } from "./DatagramTransport.ts"
 import type { Dispatch } from "./Dispatch.ts"
+import type { FrameError } from "./FrameError.ts"
 import type { Portable } from "./Handler.ts"
 import * as datagrams from "./internal/datagramServer.ts"
 import * as internal from "./internal/handleOne.ts"
+import * as messages from "./internal/messageServer.ts"
 import * as running from "./internal/server.ts"
 import * as sessions from "./internal/sessionServer.ts"
 import type { ListenError } from "./ListenError.ts"
-import type { DrainReport, ServerEvent } from "./ServerEvent.ts"
+import type { Message, Sender } from "./Message.ts"
+import type { MessageTransport } from "./MessageTransport.ts"
+import { type DrainReport, type LifecycleEvent, publish, type ServerEvent } from "./ServerEvent.ts"
 import type { Session } from "./Session.ts"
 import type { StreamTransport } from "./StreamTransport.ts"
 import type { WorkerDispatch, WorkersInfo } from "./WorkerDispatch.ts"
@@ -77,6 +81,26 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
    */
   readonly idleTimeout?: Duration.Input | undefined
   /**
+   * How long a client may take for what one read asks, once it has begun: from when a part of it is there (half a line, some
+   * bytes of a `readExactly`, some of a `readAll`), and for a read within `connection.busy` from when it waits. Then the read
+   * fails with reason `Timeout`, and the connection closes with `ReadTimeout`. So a client that sends a byte now and then, and
+   * is never idle, has only so long for a line. How long it may take to begin is `idleTimeout`. Default: no limit.
+   */
+  readonly readTimeout?: Duration.Input | undefined
+  /**
+   * How long a client may take nothing of the output while some waits for it: then the write fails with reason `Timeout`, and
+   * the connection ends with a reset and `WriteTimeout`; that goes for the last of the output too, when the handler has ended.
+   * A client that takes some, however slowly, goes on; it is seen to have stopped a quarter of this late at most. Default: 30
+   * seconds. `Duration.infinity` is no limit.
+   */
+  readonly writeTimeout?: Duration.Input | undefined
+  /**
+   * How long a handler may run, with its finalizers, from when it begins. Then it is interrupted, and the connection closes
+   * with `RequestTimeout`; what it has written is still sent. For a connection with many requests that is the time for all of
+   * them. Default: no limit.
+   */
+  readonly requestTimeout?: Duration.Input | undefined
+  /**
    * How old a connection gets. Then it is drained, alone: `connection.draining` completes, and its handler sees end of input
    * when it is idle; one that is busy first ends what it does. So that clients come back by a load balancer, and spread over
    * the servers that there are by then. Default: no limit.
@@ -85,12 +109,12 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
   /**
    * Interrupts the handler when its client is gone, with `PeerReset`: `"reset"` when the connection is lost, `"end"` also when
    * the client has finished sending, for protocols whose clients stay until they have their answers. To notice it while the
-   * handler does not read, the server reads ahead, up to 64 KiB. Default: the handler goes on, and its reads and writes fail.
+   * handler does not read, the server reads ahead, up to 64 KiB. One that waits for the strategy leaves the line. Default: the handler goes on, and its reads and writes fail.
    */
   readonly interruptOnDisconnect?: "reset" | "end" | undefined
   /**
-   * Runs when `idleTimeout` has passed, before the handler's read fails: the moment for a farewell. What it fails with is
-   * logged.
+   * Runs when `idleTimeout` or `readTimeout` has passed, before the handler's read fails: the moment for a farewell. What it
+   * fails with is logged.
    */
   readonly onTimeout?: ((connection: Connection) => Effect.Effect<void, unknown, RTimeout>) | undefined
   /**
@@ -134,6 +158,8 @@ export interface Info {
   readonly strategy: string
   /** Its workers, where requests run in workers. */
   readonly workers: WorkersInfo | undefined
+  /** What its admission steps let in, see {@link Limits}. */
+  readonly limits: Readonly<Record<string, number>>
 }
 
 /**
@@ -193,6 +219,24 @@ export interface Connections {
   readonly annotate: (id: number, key: string, value: unknown) => Effect.Effect<boolean>
   /** Ends one connection with `Killed`: its handler is interrupted, what it has written is still sent. */
   readonly close: (id: number) => Effect.Effect<boolean>
+  /** Ends, in the same way, all for which `predicate` holds, the oldest first, and says how many those were. */
+  readonly closeWhere: (predicate: (connection: ConnectionInfo) => boolean) => Effect.Effect<number>
+}
+
+/**
+ * The numbers of the admission steps that bound a server, which may change while it runs. The name of each is its policy, as in
+ * `Stats.refused`: `"maxConnections"`, `"perPeer"`, `"rate"`, `"ratePerPeer"`; a second one of a policy is `"rate-2"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Limits {
+  readonly list: Effect.Effect<Readonly<Record<string, number>>>
+  /**
+   * Applies from now on; connections that are there stay. `false` if there is no such limit. A value that the step does not
+   * take is `InvalidOption`, and the one before stays.
+   */
+  readonly set: (name: string, value: number) => Effect.Effect<boolean, ListenError>
 }
 
 /**
@@ -208,11 +252,14 @@ export class Server extends Context.Service<Server, {
   readonly status: Effect.Effect<Status>
   readonly stats: Effect.Effect<Stats>
   readonly connections: Connections
+  readonly limits: Limits
   /**
    * What happens from now on, until `Stopped`. A subscriber that is slower than the server loses the oldest events beyond
    * 1,024.
    */
   readonly events: Stream.Stream<ServerEvent>
+  /** As `events`, without those of requests: while only this is followed, requests cost what they cost unobserved. */
+  readonly lifecycle: Stream.Stream<LifecycleEvent>
   /**
    * Closes the listener and keeps the connections. New clients are refused by the system; those of a socket that was adopted
    * and cannot be bound again wait, as its transport says. Does nothing if suspended.
@@ -288,7 +335,8 @@ export const as =
  * What its ending means:
  *
  * - success, or failure with `Cause.Done` (end of input that nobody caught): `Completed`
- * - failure with this connection's `ConnectionError`: the peer's doing, `PeerReset`, `IdleTimeout` or `TransportFailed`
+ * - failure with this connection's `ConnectionError`: the peer's doing, `PeerReset`, `IdleTimeout`, `ReadTimeout`,
+ *   `WriteTimeout` or `TransportFailed`
  * - any other failure, a defect, an interruption of its own making: `HandlerFailed`
  *
  * None of them stops the server, or touches another request.
@@ -378,6 +426,10 @@ export const serveStream: {
  * @since 0.1.0
  */
 export interface DatagramOptions<E = unknown, RError = never> extends Pick<ServerOptions, "name" | "shutdown"> {
+  /**
+   * How long a handler may run, with its finalizers. Then it is interrupted, and ends with `RequestTimeout`. Default: no limit.
+   */
+  readonly requestTimeout?: Duration.Input | undefined
   /**
    * Runs when a handler has failed or died: Python's `handle_error`. Also for an admission check or a strategy that fails,
    * as a defect. What it fails with is logged. Default: one log line with the cause, at `Error` for failures of the server's
@@ -561,6 +613,162 @@ export const serveSessions = <E, R, RError = never>(
   Layer.effect(Server, makeSessions(handler, options)).pipe(Layer.provide(layer)) as any
 
 /**
+ * What a server of messages can be told.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface MessageOptions<In = any, Out = any, E = unknown, RError = never, RInvalid = never> extends
+  Pick<
+    ServerOptions,
+    "name" | "shutdown" | "idleTimeout" | "readTimeout" | "writeTimeout" | "maxAge" | "interruptOnDisconnect"
+  >
+{
+  /**
+   * Do the replies on a connection leave in the order of their messages (`"ordered"`, the default), or as they come? The
+   * second is for protocols whose replies say which message they answer.
+   */
+  readonly order?: "ordered" | "unordered" | undefined
+  /**
+   * How many messages of one connection may be under way. Default 64: enough to hide a round trip, and few enough that one
+   * client does not take all places. At the bound nothing more is read from it.
+   */
+  readonly maxPipelined?: number | undefined
+  /**
+   * How many connections there may be. Default 16,384; 1,024 more wait, and then new ones are closed with `Refused("queue")`.
+   * For other limits see `Admission`. Not for datagrams and streams.
+   */
+  readonly maxConnections?: number | undefined
+  /**
+   * Runs when a handler has failed or died. What it returns is the reply, and the connection goes on; with `undefined` the
+   * connection closes, with `reason`, behind the replies to the messages before. Default: one log line with the cause, at
+   * `Error` for failures of the server's own code, and `undefined`.
+   */
+  readonly onError?:
+    | ((
+      cause: Cause.Cause<E>,
+      message: Message<In, Out>,
+      reason: CloseReason
+    ) => Effect.Effect<Out | void, unknown, RError>)
+    | undefined
+  /**
+   * Runs when a peer has sent something that is no frame, or not one that its schema allows. What it returns is the reply, in
+   * its turn. Behind a frame whose schema does not allow it (`error.isRecoverable`) the connection goes on then; otherwise,
+   * and with `undefined`, it closes with `InvalidFrame`. Default: `undefined`. A packet is dropped instead.
+   */
+  readonly onInvalid?:
+    | ((error: FrameError, sender: Sender<Out>) => Effect.Effect<Out | void, unknown, RInvalid>)
+    | undefined
+}
+
+/**
+ * A handler of messages: what it returns is the reply. `undefined` is none, and a `Stream` is as many as it has.
+ *
+ * **Details**
+ *
+ * It may use a `Scope`, whose finalizers run when it ends, before its reply leaves, and the `Server` that it runs in. Its
+ * failure or defect is `HandlerFailed`, and ends the connection that the message came by, unless `onError` has an answer. It
+ * stops neither the server nor another connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type MessageHandler<In, Out, E, R, EStream = never, RStream = never> = (
+  message: Message<In, Out>
+) => Effect.Effect<NoInfer<Out> | void | Stream.Stream<NoInfer<Out>, EStream, RStream>, E, R>
+
+/**
+ * Serves every message with `handler`, as a scoped effect; see {@link serveMessage}. The handler runs inline, under a
+ * `Dispatch`; for a server with workers as a scoped effect, build the layer that `serveMessage` gives, with `Layer.build`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeMessage: {
+  <In, Out, E, R, EStream = never, RStream = never, RError = never, RInvalid = never>(
+    handler: MessageHandler<In, Out, E, R, EStream, RStream>,
+    options?: MessageOptions<In, Out, NoInfer<E | EStream>, RError, RInvalid>
+  ): Effect.Effect<
+    Server["Service"],
+    ListenError,
+    | MessageTransport<In, Out>
+    | Dispatch
+    | Scope.Scope
+    | Exclude<R | RStream | RError | RInvalid, Scope.Scope | Server>
+  >
+  <In, Out, E, ELayer, RError = never, RInvalid = never>(
+    handler: Portable<
+      Message<In, Out>,
+      NoInfer<Out> | void | Stream.Stream<NoInfer<Out>, unknown, unknown>,
+      E,
+      ELayer
+    >,
+    options?: MessageOptions<In, Out, NoInfer<E>, RError, RInvalid>
+  ): Effect.Effect<
+    Server["Service"],
+    ListenError | ELayer,
+    MessageTransport<In, Out> | Dispatch | Scope.Scope | Exclude<RError | RInvalid, Scope.Scope | Server>
+  >
+} = (handler: any, options?: any): any => messages.makeMessage(Server, handler, options)
+
+/**
+ * Serves every message with `handler`: the last step of the pipe, from a message transport and a strategy to a running server.
+ *
+ * **Details**
+ *
+ * Each message is a request to the strategy: `serial` runs one at a time, over all connections, `fiberPerRequest` up to
+ * `maxInFlight`. A message that the strategy has no place for waits there, and its connection is not read meanwhile; one that
+ * is refused closes its connection.
+ *
+ * A drain ends connections with no message under way and nothing half received. Messages under way are finished, and their
+ * replies flushed, within `grace`; so long it also waits for the rest of a message.
+ *
+ * A server of a stream's values stops when the stream has ended, and the last value's handler.
+ *
+ * **Example** (A server of upper-case lines)
+ *
+ * ```ts
+ * import { Dispatch, Framing, MemoryTransport, Server, Transport } from "@socketserver/core"
+ * import { Effect } from "effect"
+ *
+ * const Upper = MemoryTransport.stream().pipe(
+ *   Transport.framed(Framing.lines()),
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveMessage(({ payload }) => Effect.succeed(payload.toUpperCase()))
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const serveMessage: {
+  <In, Out, E, R, EStream = never, RStream = never, RError = never, RInvalid = never>(
+    handler: MessageHandler<In, Out, E, R, EStream, RStream>,
+    options?: MessageOptions<In, Out, NoInfer<E | EStream>, RError, RInvalid>
+  ): <E2, R2>(
+    layer: Layer.Layer<MessageTransport<In, Out> | Dispatch, E2, R2>
+  ) => Layer.Layer<
+    Server,
+    ListenError | E2,
+    R2 | Exclude<R | RStream | RError | RInvalid, Scope.Scope | Server>
+  >
+  <In, Out, E, ELayer, RError = never, RInvalid = never>(
+    handler: Portable<
+      Message<In, Out>,
+      NoInfer<Out> | void | Stream.Stream<NoInfer<Out>, unknown, unknown>,
+      E,
+      ELayer
+    >,
+    options?: MessageOptions<In, Out, NoInfer<E>, RError, RInvalid>
+  ): <E2, R2>(
+    layer:
+      | Layer.Layer<MessageTransport<In, Out> | Dispatch, E2, R2>
+      | Layer.Layer<MessageTransport<In, Out> | WorkerDispatch, E2, R2>
+  ) => Layer.Layer<Server, ListenError | ELayer | E2, R2 | Exclude<RError | RInvalid, Scope.Scope | Server>>
+} = (handler: any, options?: any) => (layer: Layer.Layer<any, any, any>): any =>
+  Layer.effect(Server, makeMessage(handler, options) as any).pipe(Layer.provide(layer))
+
+/**
  * Runs `effect` on a schedule for as long as the server runs: Python's `service_actions`, without its polling. What it fails
  * with is logged, and the schedule goes on.
  *
@@ -572,10 +780,11 @@ export const every = <Out, E, R, RSchedule>(
   effect: Effect.Effect<unknown, E, R>
 ) =>
 <ROut, E2, R2>(server: Layer.Layer<ROut, E2, R2>): Layer.Layer<ROut, E2, R2 | RSchedule | Exclude<R, ROut>> => {
-  const repeated = Effect.repeat(
-    Effect.asVoid(Effect.ignoreCause(effect, { log: "Error", message: "Server.every: the effect failed" })),
-    schedule
+  const told = Effect.catchCause(
+    Effect.asVoid(effect),
+    (cause) => publish({ _tag: "Problem", level: "Error", message: "Server.every: the effect failed", cause })
   )
+  const repeated = Effect.repeat(told, schedule)
   return Layer.effectDiscard(Effect.forkScoped(repeated)).pipe(Layer.provideMerge(server)) as any
 }
 

@@ -98,23 +98,11 @@ export interface Handshake {
    */
   readonly run: (wire: Wire, takeInput: () => Uint8Array) => Effect.Effect<Wire, unknown>
   /**
-   * Leaves the handshake to the worker that the wire is moved to, if it can be made there. Called where that is so, and where
-   * nothing stands between this step and the handler.
+   * Leaves the handshake to the worker that the wire is moved to, if it can be made there. Called where the wire will be moved, and
+   * nothing stands between this step and the handler. The preface waits for the client's first message, and takes nothing off:
+   * until that is there, no worker is taken.
    */
-  readonly leave?: ((wire: Wire) => LeftHandshake | undefined) | undefined
-}
-
-/**
- * A {@link Handshake} that a worker makes, before it runs the handler.
- *
- * @category models
- * @since 0.1.0
- */
-export interface LeftHandshake {
-  /** The client's first message: until it is there, no worker is taken. Nothing is taken off the input. */
-  readonly first: Preface
-  /** Is told how the handshake has ended, wherever. */
-  readonly ended: (succeeded: boolean) => Effect.Effect<void>
+  readonly leave?: ((wire: Wire) => Preface | undefined) | undefined
 }
 
 /**
@@ -180,6 +168,11 @@ export interface Wire {
   readonly unsent: number
   /** What TLS has negotiated, on a wire that has it. */
   readonly tls?: TlsInfo | undefined
+  /**
+   * Is everything that the peer has sent there at once, as between two ends in one process? Then nothing can be on its way, and a
+   * drain need not wait for it.
+   */
+  readonly isImmediate?: boolean | undefined
   /**
    * How to go on with TLS in the middle of a connection, where that is possible.
    */

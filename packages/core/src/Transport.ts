@@ -1,6 +1,7 @@
 /**
- * Bridges between our transports and Effect's `SocketServer`: any `SocketServer` can be a transport here, and any of our
- * transports, with its strategy, limits and drain, can serve code that asks for a `SocketServer`, such as Effect's RPC.
+ * From one kind of transport to another: a framing makes a transport of messages, of connections or of packets, and so does a
+ * stream of values; any Effect `SocketServer` can be a transport here, and any of our transports, with its strategy, limits
+ * and drain, can serve code that asks for a `SocketServer`, such as Effect's RPC.
  *
  * @since 0.1.0
  */
@@ -18,11 +19,105 @@ import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import type * as Socket from "effect/socket/Socket"
 import * as SocketServer from "effect/socket/SocketServer"
+import * as Stream from "effect/Stream"
+import { DatagramTransport } from "./DatagramTransport.ts"
 import type { Dispatch } from "./Dispatch.ts"
+import type { Framing } from "./Framing.ts"
 import { Flow } from "./internal/flow.ts"
 import type { ListenError } from "./ListenError.ts"
+import { MessageTransport } from "./MessageTransport.ts"
 import * as Server from "./Server.ts"
 import { type Receiver, StreamTransport, type Wire } from "./StreamTransport.ts"
+
+/**
+ * Makes messages of what a transport brings: of connections by their frames, of packets one each. For `Server.serveMessage`.
+ *
+ * **Details**
+ *
+ * A packet must be exactly one frame; the end of the packet counts as the end of the input, so a line in a packet needs no line
+ * end, and with `Framing.whole()` every packet is a message as it is. A packet that is longer than the transport takes is no
+ * frame.
+ *
+ * Steps of `Admission`, and handshakes, stand before this step.
+ *
+ * **Example** (The same messages by TCP and by UDP)
+ *
+ * ```ts
+ * import { NodeTransport } from "@socketserver/node"
+ * import { Dispatch, Framing, type Message, Server, Transport } from "@socketserver/core"
+ * import { Effect, Layer } from "effect"
+ *
+ * const upper = Server.serveMessage(({ payload }: Message.Message<string, string>) =>
+ *   Effect.succeed(payload.toUpperCase())
+ * )
+ *
+ * const Upper = Layer.mergeAll(
+ *   NodeTransport.tcp({ port: 9999 }).pipe(Transport.framed(Framing.lines()), Dispatch.fiberPerRequest(), upper),
+ *   NodeTransport.udp({ port: 9999 }).pipe(Transport.framed(Framing.lines()), Dispatch.fiberPerRequest(), upper)
+ * )
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const framed = <In, Out>(framing: Framing<In, Out>) =>
+<A extends StreamTransport | DatagramTransport, E, R>(
+  transport: Layer.Layer<A, E, R>
+): Layer.Layer<MessageTransport<In, Out>, E, R> =>
+  Layer.flatMap(transport, (context) => {
+    const connections = Context.getOrUndefined(context as Context.Context<any>, StreamTransport)
+    const datagrams = Context.getOrUndefined(context as Context.Context<any>, DatagramTransport)
+    return Layer.succeed(
+      MessageTransport,
+      connections === undefined
+        ? { _tag: "Datagrams", transport: datagrams!, framing }
+        : { _tag: "Connections", transport: connections, framing }
+    )
+  })
+
+/**
+ * Any stream of values as the source of requests: the rows of a table, the messages of a queue, the lines of a file. For
+ * `Server.serveMessage`.
+ *
+ * **Details**
+ *
+ * The server takes the next value when the strategy has a place for it: nothing is read ahead but one. There is nobody to
+ * answer: a handler of these messages returns nothing.
+ *
+ * When the stream has ended, and the last handler has, the server stops by itself, as if it had been drained: its status is
+ * `stopped`, and its `events` end. A drain takes no more values. A stream must not fail: say before what is to happen then,
+ * with `Stream.retry` or `Stream.orDie`; a defect is logged and ends the server like the stream's end.
+ *
+ * **Example** (The rows of a table)
+ *
+ * ```ts
+ * import { Dispatch, Server, Transport } from "@socketserver/core"
+ * import { Effect, Stream } from "effect"
+ *
+ * const rows = Stream.make({ id: 1, mail: "a@example.org" }, { id: 2, mail: "b@example.org" })
+ *
+ * const Mailer = Transport.fromStream(rows).pipe(
+ *   Dispatch.fiberPerRequest({ maxInFlight: 10 }),
+ *   Server.serveMessage(({ payload }) => Effect.log(`to ${payload.mail}`))
+ * )
+ *
+ * // Completes when all rows are done.
+ * const program = Effect.flatMap(Server.Server, (server) => Stream.runDrain(server.events)).pipe(Effect.provide(Mailer))
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const fromStream = <A, R>(
+  stream: Stream.Stream<A, never, R>
+): Layer.Layer<MessageTransport<A, never>, never, R> =>
+  Layer.effect(
+    MessageTransport,
+    Effect.map(Effect.context<R>(), (context) => ({
+      _tag: "Stream" as const,
+      stream: Stream.provideContext(stream, context)
+    }))
+  ) as any
 
 /**
  * Serves an Effect `SocketServer` over our transport: its connections are admitted, dispatched, counted and drained as every

@@ -14,6 +14,7 @@ import type { Strategy } from "./Dispatch.ts"
 import type { Portable } from "./Handler.ts"
 import * as internal from "./internal/remote.ts"
 import type { ListenError } from "./ListenError.ts"
+import type { Message } from "./Message.ts"
 import type { Header } from "./ProxyProtocol.ts"
 import type { WorkerEvent } from "./ServerEvent.ts"
 import type { Wire, WireFailure } from "./StreamTransport.ts"
@@ -50,6 +51,19 @@ export interface WorkersInfo {
 }
 
 /**
+ * How long a peer may keep its connection waiting, in milliseconds; `Infinity` where it may for ever. See the options
+ * `idleTimeout`, `readTimeout` and `writeTimeout` of a server.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Patience {
+  readonly idle: number
+  readonly read: number
+  readonly write: number
+}
+
+/**
  * A connection on its way to a worker, as its server holds it.
  *
  * @category models
@@ -73,14 +87,21 @@ export interface RemoteConnection {
     /** The connection has ended with that: the handler was not run. */
     readonly failed: (cause: unknown) => void
   } | undefined
+  /** The worker begins another handshake, which the handler has asked for: the result is to be told how it has ended. */
+  readonly followHandshake: () => (succeeded: boolean) => void
   /** Is its disappearance to be noticed while the handler does not read? Then this is to be called where its bytes stay here. */
   readonly watch: (() => void) | undefined
-  /** After how many milliseconds of silence the handler's read ends, if it does: the worker watches. */
-  readonly idleMillis: number | undefined
-  /** The worker has found the connection idle for so long: runs what the server has for that. */
-  readonly onIdle: Effect.Effect<void>
-  /** Calls `listener` when the server drains, at once if it does already. One is enough. */
-  readonly onDrain: (listener: () => void) => void
+  /**
+   * What the worker has to watch: the handler's reads, and where it has the socket, its output. Otherwise output waits here.
+   */
+  readonly patience: Patience
+  /** The worker has found that the peer has overrun the deadline of a read: runs what the server has for that. */
+  readonly onTimeout: Effect.Effect<void>
+  /**
+   * Calls `listener` when the server drains, at once if it does already. One is enough. For so many milliseconds, a peer that
+   * has said nothing yet may still do so.
+   */
+  readonly onDrain: (listener: (expected: number) => void) => void
   /** What the worker found when the handler had ended. */
   readonly ended: (state: ConnectionState) => void
   /** Tells that an error of the handler's is this connection's own. */
@@ -101,6 +122,21 @@ export interface RemoteDatagram {
 }
 
 /**
+ * A message on its way to a worker. Its payload and its replies are values: instances of classes arrive as plain objects.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RemoteMessage {
+  readonly _tag: "Message"
+  /** As for connections. */
+  readonly onKill: (kill: () => void) => void
+  readonly message: Message<unknown, never>
+  /** Tells that an error of the handler's is that of the message's own connection. */
+  readonly own: (error: object) => void
+}
+
+/**
  * What became of a connection while its handler ran.
  *
  * @category models
@@ -109,7 +145,7 @@ export interface RemoteDatagram {
 export interface ConnectionState {
   readonly lost: WireFailure | undefined
   readonly drained: boolean
-  readonly timedOut: boolean
+  readonly timedOut: "idleTimeout" | "readTimeout" | undefined
 }
 
 /**
@@ -125,7 +161,7 @@ export interface Workers {
    * Runs the handler for one request in a worker, and ends as it does. Where it ends by the worker's doing, that is a
    * defect: a `WorkerError`. Interrupting it interrupts the handler.
    */
-  readonly run: (request: RemoteConnection | RemoteDatagram) => Effect.Effect<unknown, unknown>
+  readonly run: (request: RemoteConnection | RemoteDatagram | RemoteMessage) => Effect.Effect<unknown, unknown>
   /** Does the wire itself go to the worker, with what was read from it, and not its bytes? */
   readonly moves?: ((wire: Wire) => boolean) | undefined
   readonly info: () => WorkersInfo
@@ -156,10 +192,13 @@ export class WorkerDispatch extends Context.Service<WorkerDispatch, {
 export interface HostedConnection {
   readonly connection: Connection
   readonly wire: Wire
-  /** From now on a read that finds the connection idle sees end of input. */
-  readonly drain: () => void
+  /**
+   * From now on a read that finds the connection idle sees end of input; where the peer has said nothing yet, from so many
+   * milliseconds on.
+   */
+  readonly drain: (expected: number) => void
   /** Ends the waiting read, and all later ones, with `Timeout`. */
-  readonly timeOut: () => void
+  readonly timeOut: (deadline: NonNullable<ConnectionState["timedOut"]>) => void
   /** Hands over what was written and waits for more. */
   readonly flush: () => void
   readonly close: () => void
@@ -182,12 +221,12 @@ export const hostConnection: (options: {
   readonly proxy: Header | undefined
   /** What was read from it before. */
   readonly input: Uint8Array | undefined
-  readonly idleMillis: number | undefined
+  readonly patience: Patience
   /** Is the peer's disappearance to be noticed while the handler does not read? */
   readonly watch: boolean
   readonly onGone: (how: "end" | "reset") => void
-  /** A read has waited for so long. */
-  readonly onIdle: () => void
+  /** The peer has overrun the deadline of a read. */
+  readonly onTimeout: (deadline: NonNullable<ConnectionState["timedOut"]>) => void
   readonly annotate: Connection["annotate"]
   /** Nothing is left of the connection. */
   readonly onReleased: () => void

@@ -202,6 +202,83 @@ describe("maxConnections", () => {
     }))
 })
 
+describe("the limits of a server", () => {
+  const steps: Step = (transport) =>
+    transport.pipe(
+      Admission.rate({ limit: 100 }),
+      Admission.maxConnections({ max: 2 }),
+      Admission.rate({ limit: 50 }),
+      Admission.perPeer({ max: 10 })
+    )
+
+  it.effect("are listed by the names of their policies, each by itself, and shown in `info`", () =>
+    Effect.gen(function*() {
+      const server = yield* start(steps, greet)
+      const expected = { rate: 100, maxConnections: 2, "rate-2": 50, perPeer: 10 }
+      assert.deepStrictEqual(yield* server.limits.list, expected)
+      assert.deepStrictEqual((yield* server.info).limits, expected)
+      assert.isTrue(yield* server.limits.set("rate-2", 60))
+      assert.deepStrictEqual(yield* server.limits.list, { ...expected, "rate-2": 60 })
+    }))
+
+  it.effect("change while it runs: for those that come, and those that wait", () =>
+    Effect.gen(function*() {
+      const server = yield* start(
+        Admission.maxConnections({ max: 1, overflow: Admission.queue() }),
+        greet
+      )
+      const first = yield* connect(server)
+      const second = yield* connect(server)
+      assert.deepStrictEqual([yield* heard(first), yield* heard(second)], ["hello", undefined])
+      assert.isTrue(yield* server.limits.set("maxConnections", 2))
+      yield* settle
+      assert.strictEqual(yield* heard(second), "hello")
+      assert.isTrue(yield* server.limits.set("maxConnections", 1))
+      const third = yield* connect(server)
+      assert.strictEqual(yield* heard(third), undefined)
+    }))
+
+  it.effect("change each kind of step: how many a peer has, and how fast clients come", () =>
+    Effect.gen(function*() {
+      const peers = yield* start(Admission.perPeer({ max: 1 }), greet)
+      yield* connect(peers, "10.0.0.1")
+      yield* peers.limits.set("perPeer", 2)
+      assert.deepStrictEqual(
+        [yield* heard(yield* connect(peers, "10.0.0.1")), yield* heard(yield* connect(peers, "10.0.0.1"))],
+        ["hello", "closed"]
+      )
+      const fast = yield* start(Admission.rate({ limit: 1, per: "peer" }), greet)
+      yield* fast.limits.set("ratePerPeer", 2)
+      const heards = yield* Effect.forEach([1, 2, 3], () => Effect.flatMap(connect(fast, "10.0.0.1"), heard))
+      assert.deepStrictEqual(heards, ["hello", "hello", "closed"])
+    }))
+
+  it.effect("are one with the reference that they were made of, either way", () =>
+    Effect.gen(function*() {
+      const max = yield* SubscriptionRef.make(5)
+      const server = yield* start(Admission.maxConnections({ max }), greet)
+      yield* server.limits.set("maxConnections", 6)
+      assert.strictEqual(yield* SubscriptionRef.get(max), 6)
+      yield* SubscriptionRef.set(max, 7)
+      yield* settle
+      assert.deepStrictEqual(yield* server.limits.list, { maxConnections: 7 })
+    }))
+
+  it.effect("stay as they are when they are set to something that is none, or do not exist", () =>
+    Effect.gen(function*() {
+      const server = yield* start(steps, greet)
+      for (const value of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+        for (const name of ["rate", "maxConnections", "perPeer"]) {
+          const error = yield* Effect.flip(server.limits.set(name, value))
+          assert.strictEqual(error.reason._tag, "InvalidOption")
+        }
+      }
+      assert.isFalse(yield* server.limits.set("rate-3", 1))
+      assert.isFalse(yield* server.limits.set("constructor", 1))
+      assert.deepStrictEqual((yield* server.limits.list)["rate"], 100)
+    }))
+})
+
 describe("a queue in front of the limit", () => {
   const startQueued = (options?: Parameters<typeof Admission.queue>[0]) =>
     start(Admission.maxConnections({ max: 1, overflow: Admission.queue(options) }), greet)

@@ -373,7 +373,7 @@ describe("the step", () => {
       }
       yield* settle
       assert.deepStrictEqual(reasons, ["Untrusted", "Untrusted", "Untrusted", "Missing", "Missing", "Invalid"])
-      assert.deepStrictEqual(levels.filter((level) => level !== "Debug" && level !== "Trace"), [])
+      assert.deepStrictEqual(levels.filter((level) => level !== "Debug" && level !== "Trace"), ["Info"])
       assert.deepStrictEqual(yield* closed(server), { HandshakeFailed: 6 })
       const trusted = yield* connect(NetAddress.inetAddressFromIpStringUnsafe("2001:db8::7", 1))
       yield* trusted.write(samples[1]!)

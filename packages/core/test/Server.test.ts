@@ -160,7 +160,8 @@ describe("what can be asked", () => {
         descriptor: undefined,
         transport: "memory",
         strategy: "serial",
-        workers: undefined
+        workers: undefined,
+        limits: {}
       })
     }))
 
@@ -257,6 +258,23 @@ describe("what can be asked", () => {
       assert.deepStrictEqual(yield* server.connections.find(99), Option.none())
     }))
 
+  it.effect("all connections that a predicate chooses are closed, whatever they do, and counted", () =>
+    Effect.gen(function*() {
+      const server = yield* startSerial((c) => Effect.andThen(c.annotate("user", `u${c.id}`), c.pull))
+      const clients = yield* Effect.replicateEffect(MemoryTransport.connect(server.address), 4)
+      yield* settle
+      // The first is with its handler, the others wait.
+      const closed = yield* server.connections.closeWhere(({ annotations, id }) =>
+        annotations.get("user") === "u1" || id === 3
+      )
+      assert.strictEqual(closed, 2)
+      yield* settle
+      assert.deepStrictEqual((yield* server.stats).closed, { Killed: 2 })
+      assert.deepStrictEqual((yield* server.connections.list).map(({ id }) => id), [2, 4])
+      assert.isTrue(Cause.isDone(yield* Effect.flip(clients[2]!.pull)))
+      assert.strictEqual(yield* server.connections.closeWhere(() => false), 0)
+    }))
+
   it.effect("a connection that still waits can be closed too, and keeps no place", () =>
     Effect.gen(function*() {
       const server = yield* startSerial((c) => Effect.andThen(c.pull, c.write(`${c.id}\n`)))
@@ -287,6 +305,7 @@ describe("what can be asked", () => {
         { _tag: "Accepted", id: 1, peer: client.local },
         {
           _tag: "Closed",
+          kind: "connection",
           id: 1,
           peer: client.local,
           reason: { _tag: "Completed" },
@@ -295,7 +314,7 @@ describe("what can be asked", () => {
           bytesWritten: 7
         },
         { _tag: "Suspended" },
-        { _tag: "Listening", address: server.address },
+        { _tag: "Listening", address: server.address, after: "suspended" },
         { _tag: "Draining" },
         { _tag: "Stopped", report }
       ])
@@ -464,7 +483,9 @@ describe("idleTimeout", () => {
   it.effect("runs `onTimeout` before, and logs its failure", () =>
     Effect.gen(function*() {
       const lines: Array<string> = []
-      const logger = Logger.make(({ message }) => lines.push(String(message)))
+      const logger = Logger.make(({ logLevel, message }) => {
+        if (logLevel === "Error") lines.push(String(message))
+      })
       const server = yield* start((c) => c.pull, {
         idleTimeout: "10 seconds",
         onTimeout: (c) => Effect.andThen(c.write("too slow\n"), Effect.fail("and that failed"))

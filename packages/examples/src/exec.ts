@@ -4,119 +4,22 @@
  * error is logged, at Debug. LOG_LEVEL=Debug shows that, and how each process ended.
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import { type Connection, type ConnectionError, Dispatch, Server } from "@socketserver/core"
-import { NodeTransport } from "@socketserver/node"
-import { Config, Data, Deferred, Duration, Effect, Exit, Fiber, Layer, References, Stream } from "effect"
-import { NetAddress } from "effect/net"
-import { ChildProcess } from "effect/process"
+import { Dispatch, Server } from "@socketserver/core"
+import { Exec, NodeTransport } from "@socketserver/node"
+import { Config, Data, Duration, Effect, Layer, References } from "effect"
 import { isMain, run, runServer } from "./run.ts"
 
-export interface ExecOptions {
-  /** How long a process may take to end after SIGTERM, before SIGKILL. Default 3 seconds: less than a server's `kill`. */
-  readonly killAfter?: Duration.Input | undefined
-}
-
-/** The command could not be started. It is only this connection that fails. */
-export class CannotStart extends Data.TaggedError("CannotStart")<{ readonly command: string; readonly cause: Error }> {
-  override readonly message = `cannot start ${this.command}: ${this.cause.message}`
-}
-
-/** Of a line on standard error, so much is logged. */
-export const maxLogged = 1000
-
-/** What is still to come from a process that has ended. Others may have its output open, too, and are not waited for. */
-const theRestOf = <A, E>(fiber: Fiber.Fiber<A, E>) => Effect.timeoutOption(Fiber.await(fiber), "1 second")
-
-/**
- * Who is there, under the names that tcpserver has for it (https://cr.yp.to/proto/ucspi-tcp.txt). Nobody asks for
- * names here; those that this process may have been started with are about another connection.
- */
-const environment = ({ local, peer }: Connection.Connection) => ({
-  PROTO: NetAddress.isInetAddress(peer) ? "TCP" : "UNIX",
-  TCPREMOTEIP: NetAddress.isInetAddress(peer) ? NetAddress.formatHost(peer) : undefined,
-  TCPREMOTEPORT: NetAddress.isInetAddress(peer) ? String(peer.port) : undefined,
-  TCPLOCALIP: NetAddress.isInetAddress(local) ? NetAddress.formatHost(local) : undefined,
-  TCPLOCALPORT: NetAddress.isInetAddress(local) ? String(local.port) : undefined,
-  TCPREMOTEHOST: undefined,
-  TCPREMOTEINFO: undefined,
-  TCPLOCALHOST: undefined
-})
-
-/** Lines for a log: of each only the beginning is kept, and no control characters. */
-const logLines = (bytes: Stream.Stream<Uint8Array, unknown>) =>
-  bytes.pipe(
-    Stream.decodeText,
-    Stream.mapAccum(() => "", (begun, text) => {
-      const lines = (begun + text).split("\n").map((line) => line.slice(0, maxLogged))
-      return [lines.pop()!, lines]
-    }, { onHalt: (begun) => begun === "" ? [] : [begun] }),
-    Stream.runForEach((line) => Effect.logDebug(line.replace(/\p{Cc}/gu, "")))
-  )
-
-/**
- * A handler that runs the command. The client's end of input is the process's; the connection closes when the process has
- * ended, and all who have its output open; the process is killed when the connection is lost. That is noticed by reading and
- * writing: a client that has sent more than the process reads can be gone for as long as the process does neither.
- */
-export const exec = (command: string, args: ReadonlyArray<string> = [], options: ExecOptions = {}) => {
-  const forceKillAfter = options.killAfter ?? "3 seconds"
-
-  return Effect.fnUntraced(function*(connection: Connection.Connection) {
-    // When the scope closes, whatever the process has started goes too: they are a process group.
-    const child = yield* ChildProcess.make(command, args, {
-      env: environment(connection),
-      extendEnv: true,
-      forceKillAfter
-    }).pipe(Effect.mapError((cause) => new CannotStart({ command, cause })))
-    yield* connection.annotate("pid", child.pid)
-    yield* Effect.annotateLogsScoped({ command, pid: child.pid })
-
-    // To the process, a lost connection is not the end of its input: it would take half a file for the whole. It is killed,
-    // and only then its input closes.
-    const lost = yield* Deferred.make<never, ConnectionError.ConnectionError>()
-    const received = Stream.catchTag(
-      connection.bytes,
-      "ConnectionError",
-      (error) => Stream.fromEffect(Effect.andThen(Deferred.fail(lost, error), Effect.never))
-    )
-    yield* Stream.run(received, child.stdin).pipe(
-      // It does not want to read any more. What the client still sends is dropped: who does not read does not notice, either,
-      // when the client is gone.
-      Effect.catchTag("PlatformError", () => Stream.runDrain(received)),
-      Effect.forkScoped
-    )
-    const output = yield* Effect.forkScoped(Stream.run(child.stdout, connection.sink))
-    const errors = yield* Effect.forkScoped(logLines(child.stderr))
-
-    const ended = Effect.gen(function*() {
-      yield* Fiber.join(output)
-      // The process may go on reading when it has nothing more to say.
-      yield* connection.end
-      yield* Effect.exit(child.exitCode)
-    })
-    yield* Effect.raceFirst(ended, Deferred.await(lost)).pipe(
-      // The client is gone, or the drain's grace is over. What the process says to SIGTERM is still sent.
-      Effect.onError(() => Effect.andThen(Effect.ignore(child.kill({ forceKillAfter })), theRestOf(output))),
-      Effect.ensuring(Effect.gen(function*() {
-        yield* theRestOf(errors)
-        const exit = yield* Effect.exit(child.exitCode)
-        yield* Effect.logDebug(Exit.isSuccess(exit) ? `exit code ${exit.value}` : exit.cause)
-      }))
-    )
-  })
-}
-
-export interface ServeOptions extends ExecOptions {
+export interface ServeOptions extends Exec.ExecOptions {
   /** How many processes at a time; more clients wait. Default 40, which is also tcpserver's. */
   readonly maxInFlight?: number | undefined
   /** How long, in a drain, processes may go on after the end of their input, before SIGTERM. Default 20 seconds. */
   readonly grace?: Duration.Input | undefined
 }
 
-export const Exec = (port: number, command: string, args?: ReadonlyArray<string>, options: ServeOptions = {}) =>
+export const ExecServer = (port: number, command: string, args?: ReadonlyArray<string>, options: ServeOptions = {}) =>
   NodeTransport.tcp({ host: "127.0.0.1", port }).pipe(
     Dispatch.fiberPerRequest({ maxInFlight: options.maxInFlight ?? 40 }),
-    Server.serveStream(exec(command, args, options), {
+    Server.serveStream(Exec.exec(command, args, options), {
       shutdown: {
         grace: options.grace,
         // Nobody waits for a handler after this: it must be longer than what it takes to have killed the process.
@@ -138,6 +41,6 @@ if (isMain(import.meta)) {
       References.MinimumLogLevel,
       Config.LogLevel("LOG_LEVEL").pipe(Config.withDefault("Info"), Effect.orDie)
     )
-    runServer("exec", 7001, (port) => Layer.provide(Exec(port, command, args), LogLevel))
+    runServer("exec", 7001, (port) => Layer.provide(ExecServer(port, command, args), LogLevel))
   }
 }

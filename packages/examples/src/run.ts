@@ -3,7 +3,7 @@
  * drain, says how that went, and exits with 0. What keeps it from starting is one line, and exit code 1.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import { type ListenError, Server, type ServerEvent } from "@socketserver/core"
+import { type ListenError, Logging, Server, type ServerEvent } from "@socketserver/core"
 import { Cause, Config, Console, Data, Duration, Effect, Exit, Layer, Runtime } from "effect"
 import { NetAddress } from "effect/net"
 import { realpathSync } from "node:fs"
@@ -47,6 +47,8 @@ const oneLine = (error: { readonly message: string; readonly cause?: unknown }):
 /** Runs a program as the whole process. */
 export const run = <A, E extends { readonly message: string }>(program: Effect.Effect<A, E>): void =>
   program.pipe(
+    // The program says itself when it listens, and how it ended.
+    Effect.provide(Logging.quiet),
     Effect.catch((error) => Effect.andThen(Console.error(oneLine(error)), new Reported())),
     NodeRuntime.runMain({
       // Being asked to stop is not a failure; by default it would be exit code 130.

@@ -2,27 +2,27 @@
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { assert, describe, it } from "@effect/vitest"
 import { Dispatch, Server } from "@socketserver/core"
-import { NodeTransport } from "@socketserver/node"
+import { Exec, NodeTransport } from "@socketserver/node"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Logger, References, Scope } from "effect"
 import { NetAddress } from "effect/net"
 import { spawnSync } from "node:child_process"
 import * as Net from "node:net"
 import { join } from "node:path"
-import { Exec, exec, maxLogged, type ServeOptions } from "../src/exec.ts"
+import { ExecServer, type ServeOptions } from "../src/exec.ts"
 import { connect, startExample, targetIn, targetOf, temporaryDirectory, withEachClient } from "./utils.ts"
 
 /** A server, what it logs, and how to end it. */
 const serve = Effect.fnUntraced(function*(command: string, args: ReadonlyArray<string>, options?: ServeOptions) {
   const logs: Array<{ readonly level: string; readonly text: string; readonly command: unknown }> = []
-  const logger = Logger.make(({ cause, fiber, logLevel, message }) =>
-    logs.push({
-      level: logLevel,
-      text: [message, ...cause.reasons.length > 0 ? [Cause.pretty(cause)] : []].flat().map(String).join(" "),
-      command: fiber.getRef(References.CurrentLogAnnotations)["command"]
-    })
-  )
+  const logger = Logger.make(({ cause, fiber, logLevel, message }) => {
+    const { command, server } = fiber.getRef(References.CurrentLogAnnotations)
+    // Of the server's own lines, only failures matter here.
+    if (server !== undefined && logLevel !== "Error") return
+    const text = [message, ...cause.reasons.length > 0 ? [Cause.pretty(cause)] : []].flat().map(String).join(" ")
+    logs.push({ level: logLevel, text, command })
+  })
   const context = yield* Layer.build(
-    Layer.fresh(Exec(0, command, args, options)).pipe(
+    Layer.fresh(ExecServer(0, command, args, options)).pipe(
       Layer.provide([Logger.layer([logger]), Layer.succeed(References.MinimumLogLevel, "Debug")])
     )
   )
@@ -269,7 +269,7 @@ describe("exec", () => {
       const client = yield* connect(target)
       assert.deepStrictEqual(yield* client.rest, [])
       yield* server.awaitIdle
-      assert.deepStrictEqual(logged(), ["one", "two", "0".repeat(maxLogged), "last", "exit code 0"])
+      assert.deepStrictEqual(logged(), ["one", "two", "0".repeat(Exec.maxLogged), "last", "exit code 0"])
       assert.isTrue(logs.every(({ command, level }) => level === "Debug" && command === "sh"))
     }))
 
@@ -300,7 +300,7 @@ describe("exec", () => {
         Effect.provide(
           NodeTransport.unix({ path }).pipe(
             Dispatch.serial(),
-            Server.serveStream(exec("sh", ["-c", "echo $PROTO ${TCPREMOTEIP-none}"])),
+            Server.serveStream(Exec.exec("sh", ["-c", "echo $PROTO ${TCPREMOTEIP-none}"])),
             Layer.provide(NodeServices.layer)
           )
         )

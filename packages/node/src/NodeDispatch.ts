@@ -5,6 +5,7 @@
  * @since 0.1.0
  */
 import type { DatagramTransport } from "@socketserver/core/DatagramTransport"
+import type * as MessageTransport from "@socketserver/core/MessageTransport"
 import type { StreamTransport } from "@socketserver/core/StreamTransport"
 import { WorkerDispatch } from "@socketserver/core/WorkerDispatch"
 import * as Effect from "effect/Effect"
@@ -52,18 +53,19 @@ import { type WorkerOptions, WorkerPool } from "./WorkerPool.ts"
  * @category strategies
  * @since 0.1.0
  */
-export const workerPerRequest = (options: WorkerOptions) =>
-<A extends StreamTransport | DatagramTransport, E, R>(
-  transport: Layer.Layer<A, E, R>
-): Layer.Layer<A | WorkerDispatch, E, R> =>
-  Layer.merge(
-    transport,
-    Layer.succeed(WorkerDispatch, {
-      name: "workerPerRequest",
-      make: (handler, publish) =>
-        Effect.flatMap(makeUnstarted(options), ({ service }) => service.dispatch.make(handler, publish))
-    })
-  )
+export const workerPerRequest =
+  (options: WorkerOptions) =>
+  <A extends StreamTransport | DatagramTransport | MessageTransport.Any, E, R>(
+    transport: Layer.Layer<A, E, R>
+  ): Layer.Layer<A | WorkerDispatch, E, R> =>
+    Layer.merge(
+      transport,
+      Layer.succeed(WorkerDispatch, {
+        name: "workerPerRequest",
+        make: (handler, publish) =>
+          Effect.flatMap(makeUnstarted(options), ({ service }) => service.dispatch.make(handler, publish))
+      })
+    )
 
 /**
  * Runs each request in a worker of the {@link WorkerPool} that the program has, beside the tasks of others and the requests of
@@ -72,7 +74,7 @@ export const workerPerRequest = (options: WorkerOptions) =>
  * @category strategies
  * @since 0.1.0
  */
-export const workers = <A extends StreamTransport | DatagramTransport, E, R>(
+export const workers = <A extends StreamTransport | DatagramTransport | MessageTransport.Any, E, R>(
   transport: Layer.Layer<A, E, R>
 ): Layer.Layer<A | WorkerDispatch, E, R | WorkerPool> =>
   Layer.merge(transport, Layer.effect(WorkerDispatch, Effect.map(WorkerPool, ({ dispatch }) => dispatch)))

@@ -7,6 +7,7 @@ import {
   type ConnectionError,
   Dispatch,
   MemoryTransport,
+  Metrics,
   Server,
   type StreamTransport
 } from "@socketserver/core"
@@ -116,20 +117,17 @@ const line = (socket: Net.Socket) =>
 
 const closed = (server: Server.Server["Service"]) => Effect.map(server.stats, ({ closed }) => closed)
 
-type Counted = ReadonlyArray<readonly [name: string, count: number]>
+/** What has been counted of handshakes, and of ends. */
+const counts = Effect.map(Metric.snapshot, (snapshots) =>
+  snapshots.flatMap(({ attributes, id, state }) => {
+    const { handshake, reason } = attributes ?? {}
+    const { count } = state as { count: number }
+    return count > 0 && (handshake !== undefined || reason !== undefined) ? [[id, handshake ?? reason, count]] : []
+  }))
 
-const tlsMetrics: Effect.Effect<Counted> = Effect.map(
-  Metric.snapshot,
-  (snapshots) =>
-    snapshots.filter(({ id }) => id.startsWith("socketserver_tls_")).map(({ attributes, id, state }) =>
-      [`${id} ${attributes?.outcome ?? ""}`.trim(), (state as { count: number }).count] as const
-    )
-)
-
-const grownSince = (before: Counted, now: Counted): ReadonlyArray<string> =>
-  now.filter(([name, count]) => count > (before.find(([other]) => other === name)?.[1] ?? 0))
-    .map(([name]) => name)
-    .toSorted()
+/** With metrics of its own. */
+const measured = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  effect.pipe(Effect.provide(Metrics.layer()), Effect.provideService(Metric.MetricRegistry, new Map()))
 
 /** Waits for a condition, turn by turn of the event loop. */
 const until = (holds: () => boolean) => Effect.repeat(eventLoopTurn, { until: holds })
@@ -259,7 +257,7 @@ describe("the certificate", () => {
       install(localhost)
       const messages = yield* Queue.unbounded<string>()
       const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
-        Queue.offerUnsafe(messages, `${logLevel}: ${String(message)}`)
+        if (!String(message).startsWith("listening")) Queue.offerUnsafe(messages, `${logLevel}: ${String(message)}`)
       })
       const server = yield* start(
         NodeTransport.tcp(local).pipe(NodeTransport.tls({ ...files, watch: "10 millis" })),
@@ -272,7 +270,9 @@ describe("the certificate", () => {
       assert.strictEqual(yield* subjectOf(server.address), "localhost")
 
       install(second)
-      yield* Effect.repeat(Queue.take(messages), { until: (message) => message.startsWith("Info") })
+      yield* Effect.repeat(Queue.take(messages), {
+        until: (message) => message === "Info: new certificates are in use"
+      })
       assert.strictEqual(yield* subjectOf(server.address), "second.test")
       old.end("still here")
       assert.strictEqual(yield* receiveAll(old), "still here")
@@ -360,7 +360,7 @@ describe("a hostile client", () => {
   const noise = Effect.gen(function*() {
     const lines: Array<string> = []
     const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
-      if (logLevel !== "Debug" && logLevel !== "Trace") lines.push(`${logLevel}: ${String(message)}`)
+      if (logLevel !== "Info" && logLevel !== "Debug") lines.push(`${logLevel}: ${String(message)}`)
     })
     return { lines, layer: Layer.merge(Logger.layer([logger]), Layer.succeed(References.MinimumLogLevel, "All")) }
   })
@@ -446,18 +446,17 @@ describe("a hostile client", () => {
   it.live("is counted, as are those who succeed, and their time", () =>
     Effect.gen(function*() {
       const server = yield* serve(tell)
-      const before = yield* tlsMetrics
       yield* subjectOf(server.address)
       const client = yield* connect(server.address)
       client.write("garbage")
       yield* gone(client)
       yield* server.awaitIdle
-      assert.deepStrictEqual(grownSince(before, yield* tlsMetrics), [
-        "socketserver_tls_handshake_millis",
-        "socketserver_tls_handshakes failed",
-        "socketserver_tls_handshakes succeeded"
+      assert.deepStrictEqual(yield* counts, [
+        ["socketserver.connections.closed", "Completed", 1],
+        ["socketserver.connections.closed", "HandshakeFailed", 1],
+        ["socketserver.handshake.duration", "tls", 1]
       ])
-    }))
+    }).pipe(measured))
 })
 
 describe("upgradeTls", () => {
@@ -809,7 +808,6 @@ describe("the handshake that is left to a worker", () => {
 
     it.live(title("is counted as elsewhere, and holds its place in admission"), () =>
       Effect.gen(function*() {
-        const before = yield* tlsMetrics
         const server = yield* startWith((transport) =>
           transport.pipe(Admission.maxConnections({ max: 1 }), NodeTransport.tls(identity))
         )
@@ -825,12 +823,13 @@ describe("the handshake that is left to a worker", () => {
         assert.strictEqual(yield* Effect.scoped(ask(server.address)), "hello TLSv1.3")
         yield* server.awaitIdle
         assert.deepStrictEqual(yield* closed(server), { Refused: 1, HandshakeFailed: 1, Completed: 1 })
-        assert.deepStrictEqual(grownSince(before, yield* tlsMetrics), [
-          "socketserver_tls_handshake_millis",
-          "socketserver_tls_handshakes failed",
-          "socketserver_tls_handshakes succeeded"
+        assert.deepStrictEqual(yield* counts, [
+          ["socketserver.connections.closed", "Completed", 1],
+          ["socketserver.connections.closed", "HandshakeFailed", 1],
+          ["socketserver.connections.closed", "Refused", 1],
+          ["socketserver.handshake.duration", "tls", 1]
         ])
-      }))
+      }).pipe(measured))
 
     it.live(title("is not waited for by a drain"), () =>
       Effect.gen(function*() {
@@ -924,7 +923,8 @@ describe("the handshake that is left to a worker", () => {
         assert.strictEqual(yield* line(socket), "go ahead")
         assert.strictEqual(yield* ask(address, { socket }), "hello TLSv1.3")
         assert.strictEqual(yield* transferOf(server), expected)
-      }))
+        assert.deepInclude(yield* counts, ["socketserver.handshake.duration", "tls", 1])
+      }).pipe(measured))
   }
 })
 

@@ -8,6 +8,7 @@ import {
   Dispatch,
   Handler,
   ListenError,
+  Logging,
   MemoryTransport,
   Server,
   type ServerEvent,
@@ -271,6 +272,32 @@ for (const kind of kinds) {
           yield* name === "tcp" ? client.reset : client.end
           yield* ended(server)
           assert.deepStrictEqual(reasons(), [{ _tag: "PeerReset" }])
+        }))
+
+      it.live("is not run for a client that left while it waited for a worker, if that is asked for", () =>
+        Effect.gen(function*() {
+          const { reasons, server, visit } = yield* serveAt(
+            yield* place,
+            { kind, maxWorkers: 1, queue: { max: 1 } },
+            undefined,
+            { interruptOnDisconnect: name === "tcp" ? "reset" : "end" }
+          )
+          const isQueued = (count: number) =>
+            until(`${count} in line`, Effect.map(server.stats, ({ queued }) => queued === count))
+          const first = yield* visit("wait")
+          assert.strictEqual(yield* first.readLine, "waiting")
+          const leaves = yield* visit("echo never")
+          yield* isQueued(1)
+          yield* name === "tcp" ? leaves.reset : leaves.end
+          yield* isQueued(0)
+          yield* until("it is gone", Effect.sync(() => reasons().length === 1))
+          assert.deepStrictEqual(reasons(), [{ _tag: "PeerReset" }])
+          // There is room in the line again, and who stays in it is served.
+          const stays = yield* visit("echo one", "echo two")
+          yield* isQueued(1)
+          yield* name === "tcp" ? first.reset : first.end
+          assert.strictEqual(yield* stays.readLine, "one")
+          assert.strictEqual(yield* stays.readLine, "two")
         }))
 
       it.live("gives `onError` a connection that can still be written to", () =>
@@ -769,7 +796,7 @@ describe.concurrent("what a handler tells beside its answer", () => {
         }).pipe(
           Effect.scoped,
           Effect.withSpan("server"),
-          Effect.provide(Logger.layer([logger])),
+          Effect.provide([Logger.layer([logger]), Logging.off]),
           Effect.provideService(Metric.MetricRegistry, metrics),
           Effect.provideService(Tracer.Tracer, tracer)
         )

@@ -1,16 +1,19 @@
 /** This project: fiber per request, the handlers as its users write them. */
-import { Dispatch, Server } from "@socketserver/core"
+import { Dispatch, Framing, Logging, Metrics, Server, Tracing, Transport } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as NetAddress from "effect/net/NetAddress"
 import * as Stream from "effect/Stream"
+import * as Tracer from "effect/Tracer"
 import { control, listenPath, ready, service } from "./control.ts"
 
 /**
  * `loop` pulls and writes, `stream` does the same as a stream, `borrow` pulls without a copy. More words behind a comma:
- * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets.
+ * `messages` serves messages, answered at once, `effects` the same, answered by an effect that has to be run.
+ * `documented` leaves out the fast ways that rest on the inside of Node and Effect, `acceptors` listens with eight sockets, `deadlines` has
+ * all of them set, `metrics` measures, `traces` traces for a tracer that keeps nothing, `logs` makes a line of each connection.
  */
 const [style = "loop", ...words] = (process.argv[4] ?? "loop").split(",")
 
@@ -34,16 +37,38 @@ const handlers: Record<string, Server.StreamHandler<any, never>> = {
     connection.lines().pipe(Stream.map((line) => `${line}\n`), Stream.run(connection.sink))
 }
 
+const observed = [
+  ...(words.includes("metrics") ? [Metrics.layer()] : []),
+  ...(words.includes("traces")
+    ? [
+      Tracing.layer,
+      Layer.succeed(Tracer.Tracer, Tracer.make({ span: (options) => new Tracer.NativeSpan(options) }))
+    ]
+    : []),
+  ...(words.includes("logs") ? [Logging.layer({ ...Logging.lines, debug: true })] : [])
+]
+const deadlines: Server.ServerOptions = words.includes("deadlines")
+  ? {
+    idleTimeout: "1 minute",
+    readTimeout: "10 seconds",
+    writeTimeout: "10 seconds",
+    requestTimeout: "1 hour",
+    maxAge: { after: "1 hour" }
+  }
+  : {}
+
 const program = Effect.gen(function*() {
   const transport = listenPath === undefined || listenPath === ""
     ? NodeTransport.tcp({ host: "127.0.0.1", port: 0, acceptors: words.includes("acceptors") ? 8 : 1 })
     : NodeTransport.unix({ path: listenPath })
-  const server = Context.get(
-    yield* Layer.build(
-      transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!))
-    ),
-    Server.Server
-  )
+  const framed = transport.pipe(Transport.framed(Framing.lines()), Dispatch.fiberPerRequest())
+  const served = style === "messages"
+    ? framed.pipe(Server.serveMessage(({ payload }) => Effect.succeed(payload)))
+    : style === "effects"
+    ? framed.pipe(Server.serveMessage(({ payload }) => Effect.sync(() => payload)))
+    : transport.pipe(Dispatch.fiberPerRequest(), Server.serveStream(handlers[`${service} ${style}`]!, deadlines))
+  const layer = Layer.provide(served, Layer.mergeAll(Layer.empty, ...observed))
+  const server = Context.get(yield* Layer.build(layer), Server.Server)
   control({
     drain: async () => {
       const began = performance.now()

@@ -26,7 +26,7 @@ import {
 } from "../ConnectionError.ts"
 import type { Header } from "../ProxyProtocol.ts"
 import type { Loan, Preface, Prefaced, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
-import type { ConnectionState } from "../WorkerDispatch.ts"
+import type { ConnectionState, Patience } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { done, Parking, succeed } from "./parking.ts"
 import * as Reads from "./reads.ts"
@@ -61,8 +61,14 @@ export interface Owner {
   readonly draining: Latch.Latch
   /** The peer has finished sending, or the connection is lost; told once the reads know. */
   readonly onGone?: ((how: "end" | "reset") => void) | undefined
+  /** From now on, output waits for the peer to take some of it. Says since when, if that has a deadline. */
+  readonly onOutputWaits?: (() => number | undefined) | undefined
   readonly onReleased: () => void
+  /** Follows a handshake. */
+  readonly observeHandshake?: (<A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>) | undefined
 }
+
+export type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export class ConnectionImpl implements Connection.Connection, Receiver {
   // What every exchange looks at stands first and together: with thousands of connections, each line of memory counts.
@@ -86,7 +92,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private batchText = ""
   /** Has input arrived since something was last written? Then an answer may be owed. */
   private unanswered = false
-  /** When something last happened, kept only where an idle timeout needs it. */
+  /** Has input ever arrived? */
+  private heard = false
+  /** When something last happened, kept only where a deadline needs it. */
   private now: (() => number) | undefined
   /** How the connection was lost, if it was. */
   lost: WireFailure | undefined
@@ -94,7 +102,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   released = false
   private ended = false
   private outputEnded = false
-  private timedOut = false
+  private timedOut: ReadDeadline | undefined
   /** Is a waiting read to be ended when it finds the connection idle? */
   private endWhenIdle = false
 
@@ -104,13 +112,24 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private batchLength = 0
   private destroyed = false
   private workInProgress = 0
-  /** Is the silence of a read nobody's business here: a worker's, or that of a preface, which has its own time? */
-  private unwatched = false
+  /** Does the handler run in a worker? */
+  private remote = false
+  /** Is it a preface that is read? That has its own time. */
+  private prefacing = false
   /** Did a drain end a read? */
   drained = false
   annotations: Map<string, unknown> | undefined
   proxy: Header | undefined
   private lastActivity = 0
+  /** Since when the waiting read has had a part of what it asks for; within `busy`, since when it waits. */
+  private begunAt: number | undefined
+  /** Has a read's deadline passed? */
+  private overdue = false
+  /** Since when nothing of the output was taken, while some waits for that, and how much had been taken by then. */
+  private stalledSince: number | undefined
+  private takenBefore = 0
+  /** Until when a drain leaves a peer that has said nothing yet the time to do so. */
+  private expectedUntil: number | undefined
 
   constructor(id: number, wire: Wire, owner: Owner) {
     this.wire = wire
@@ -142,6 +161,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   onData(chunk: Uint8Array, loan?: Loan): void {
     if (this.closedHere || chunk.length === 0) return
     this.unanswered = true
+    this.heard = true
     if (this.now !== undefined) this.lastActivity = this.now()
     this.delivering = true
     this.loan = loan
@@ -187,7 +207,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   onError(failure: WireFailure): void {
-    this.lost = failure
+    this.lost ??= failure
     this.recheckRead()
     this.wakeWriters()
     this.owner.onGone?.("reset")
@@ -208,7 +228,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   // ---- reads
 
-  private read<A>(
+  /** What has arrived, for a read of somebody else's making that goes on by itself where one of its steps has ended. */
+  get buffered(): InputBuffer {
+    return this.input
+  }
+
+  read<A>(
     read: Reads.Read<A>,
     readsAhead: boolean
   ): Effect.Effect<A, ConnectionError | Cause.Done> {
@@ -233,7 +258,10 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.waiting = read
     this.waitingAhead = readsAhead
     if (this.batch !== undefined) this.flush()
-    if (this.now !== undefined) this.lastActivity = this.now()
+    if (this.now !== undefined) {
+      this.lastActivity = this.now()
+      this.begunAt = this.input.length > 0 || this.workInProgress > 0 ? this.lastActivity : undefined
+    }
     if (!this.flowing) {
       this.flowing = true
       this.wire.resume()
@@ -252,6 +280,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const result = this.tryRead(read, this.waitingAhead, fiber)
     if (result !== undefined) return result
     this.waiting = read
+    if (this.now !== undefined && this.input.length > 0) this.begunAt ??= this.lastActivity
     return this.reader.park(fiber)
   }
 
@@ -261,12 +290,14 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     readsAhead: boolean,
     fiber: Fiber.Fiber<unknown, unknown>
   ): Effect.Effect<A, ConnectionError | Cause.Done> | undefined {
-    if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
+    if (this.closedHere) {
+      return this.stalled ? this.failLost(this.lost!) : this.fail(new Closed({ what: "connection" }))
+    }
     const result = read.step(this.input)
     if (result !== undefined) return result instanceof LimitExceeded ? this.fail(result) : succeed(fiber, result)
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.ended || this.released) return read.end(this.input, this)
-    if (this.timedOut) return this.fail(new Timeout({ deadline: "idleTimeout" }))
+    if (this.timedOut !== undefined) return this.fail(new Timeout({ deadline: this.timedOut }))
     if (this.endWhenIdle && this.isIdle(readsAhead)) {
       this.drained = true
       return read.end(this.input, this)
@@ -287,7 +318,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   private isIdle(readsAhead: boolean): boolean {
-    return this.input.length === 0 && this.workInProgress === 0 && !(readsAhead && this.unanswered)
+    return this.input.length === 0 && this.workInProgress === 0 && !(readsAhead && this.unanswered) &&
+      (this.expectedUntil === undefined || this.heard)
   }
 
   // Members that carry a function are made on first use and then kept: they can be passed around without their object, and
@@ -348,7 +380,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   /** What is left to wait for, or a failure; `undefined` where it is done. */
-  private writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
+  writeNow(chunk: Uint8Array | string): Effect.Effect<void, ConnectionError> | undefined {
     const failure = this.outputFailure()
     if (failure !== undefined || chunk.length === 0) return failure
     this.unanswered = false
@@ -425,12 +457,18 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
           this.lost !== undefined || this.released || this.destroyed ? this.outputFailure()! : Effect.void
         )
       const writers = this.writers ??= []
-      writers.push(wake)
+      if (writers.push(wake) === 1) this.waitForPeer()
       return Effect.sync(() => {
         const index = writers.indexOf(wake)
         if (index !== -1) writers.splice(index, 1)
+        if (writers.length === 0 && this.writers === writers) this.writers = undefined
       })
     })
+  }
+
+  private waitForPeer(): void {
+    this.takenBefore = this.taken
+    this.stalledSince = this.owner.onOutputWaits?.()
   }
 
   private wakeWriters(): void {
@@ -440,7 +478,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     for (const wake of writers) wake()
   }
 
-  private outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
+  outputFailure(): Effect.Effect<never, ConnectionError> | undefined {
     if (this.lost !== undefined) return this.failLost(this.lost)
     if (this.closedHere) return this.fail(new Closed({ what: "connection" }))
     if (this.outputEnded) return this.fail(new Closed({ what: "output" }))
@@ -492,11 +530,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.flowing = false
     wire.pause()
     this.input.clear()
-    return Effect.suspend(() => run(goAhead)).pipe(
+    const shaking = Effect.suspend(() => run(goAhead)).pipe(
       Effect.timeoutOrElse({
         duration: timeout,
         orElse: () => this.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      }),
+      })
+    )
+    return (this.owner.observeHandshake?.("tls", shaking) ?? shaking).pipe(
       Effect.onExit((exit) =>
         Effect.sync(() => {
           if (Exit.isFailure(exit)) return this.lose(Cause.squash(exit.cause))
@@ -525,6 +565,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.flush()
     this.closeInput()
     this.wire.close()
+    if (!this.released && this.isFlushing) this.waitForPeer()
   }
 
   destroyNow(reset: boolean): void {
@@ -547,45 +588,114 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     return this.owner.draining.await
   }
 
-  /** From now on a read that finds the connection idle sees end of input; one that waits and is idle sees it now. */
-  startDrain(): void {
+  /**
+   * From now on a read that finds the connection idle sees end of input; one that waits and is idle sees it now. A peer that
+   * has said nothing yet has until `expectedUntil` to do so, if that is given.
+   */
+  startDrain(expectedUntil?: number): void {
     this.endWhenIdle = true
+    this.expectedUntil = expectedUntil
     this.recheckRead()
   }
 
   get busy(): Connection.Connection["busy"] {
     return (effect) =>
       Effect.suspend(() => {
-        this.workInProgress++
-        return Effect.ensuring(
-          effect,
-          Effect.sync(() => {
-            this.workInProgress--
-            if (this.endWhenIdle) this.recheckRead()
-          })
-        )
+        this.beginWork()
+        return Effect.ensuring(effect, Effect.sync(() => this.endWork()))
       })
   }
 
-  /** Keeps track of activity from now on, for an idle timeout. */
+  beginWork(): void {
+    this.workInProgress++
+  }
+
+  endWork(): void {
+    this.workInProgress--
+    if (this.endWhenIdle) this.recheckRead()
+  }
+
+  /** A read that waits does so as if from now on. */
+  touch(): void {
+    if (this.now === undefined) return
+    this.lastActivity = this.now()
+    this.begunAt = this.input.length > 0 || this.workInProgress > 0 ? this.lastActivity : undefined
+  }
+
+  /** Keeps track of activity from now on, for the deadlines of reads. */
   trackActivity(now: () => number): void {
     this.now = now
     this.lastActivity = now()
   }
 
-  /** Since when the handler has waited for a silent peer; `undefined` while it does not wait. */
-  get silentSince(): number | undefined {
-    return this.isReading && !this.unwatched ? this.lastActivity : undefined
+  /**
+   * The deadline that the waiting read has overrun, told once; else in how many milliseconds something could be due. What
+   * is due otherwise is done: the connection of a peer that does not read ends.
+   */
+  checkDeadlines({ idle, read, write }: Patience, now: number): ReadDeadline | number {
+    const left = Math.min(this.checkOutput(write, now), this.checkExpected(now))
+    if (this.overdue || this.closedHere || this.remote) return left
+    if (!this.isReading || this.prefacing) return Math.min(left, idle, read)
+    const idleLeft = this.lastActivity + idle - now
+    const readLeft = (this.begunAt ?? now) + read - now
+    if (idleLeft > 0 && readLeft > 0) return Math.min(left, idleLeft, readLeft)
+    this.overdue = true
+    return idleLeft <= 0 ? "idleTimeout" : "readTimeout"
+  }
+
+  /** What the system takes of a large write is seen only by looking: so it is looked at more often than once. */
+  private checkOutput(limit: number, now: number): number {
+    if (this.released || limit === Infinity || (this.writers === undefined && !this.isFlushing)) {
+      this.stalledSince = undefined
+      return Infinity
+    }
+    const { taken } = this
+    if (this.stalledSince === undefined || taken !== this.takenBefore) {
+      this.stalledSince = now
+      this.takenBefore = taken
+    }
+    const left = this.stalledSince + limit - now
+    if (left > 0) return Math.min(left, limit / 4)
+    this.lost = { _tag: "Failed", cause: new Timeout({ deadline: "writeTimeout" }) }
+    // Before a handler hears of it, and ends: there is no orderly close any more.
+    this.closedHere = true
+    this.owner.onGone?.("reset")
+    // With a reset, so that the system does not keep for long what the peer does not take.
+    this.destroyNow(true)
+    return Infinity
+  }
+
+  /** Has everything been written that will be, and does some of it wait? */
+  private get isFlushing(): boolean {
+    return this.closedHere && this.wire.unsent > 0
+  }
+
+  /** How much of the output the system has taken. */
+  private get taken(): number {
+    return this.wire.bytesWritten - this.wire.unsent
+  }
+
+  private checkExpected(now: number): number {
+    if (this.expectedUntil === undefined || this.heard) return Infinity
+    if (now < this.expectedUntil) return this.expectedUntil - now
+    this.startDrain()
+    return Infinity
   }
 
   /** Ends the waiting read, and all later ones, with `Timeout`. */
-  timeOut(): void {
-    this.timedOut = true
+  timeOut(deadline: ReadDeadline): void {
+    this.timedOut = deadline
     this.recheckRead()
   }
 
-  get wasTimedOut(): boolean {
+  /** The deadline of reads that its peer has overrun, if it has. */
+  get overrun(): ReadDeadline | undefined {
     return this.timedOut
+  }
+
+  /** Was it ended because its peer did not read? */
+  get stalled(): boolean {
+    return this.lost?._tag === "Failed" && this.lost.cause instanceof Timeout
   }
 
   /** Reads ahead from now on, so that the peer's end is noticed while nobody reads. */
@@ -597,13 +707,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** Takes off what is said ahead of everything else. */
   readPreface({ look }: Preface): Effect.Effect<void, unknown> {
-    this.unwatched = true
+    this.prefacing = true
     const read: Reads.Read<Result.Result<Prefaced, unknown>> = {
       step: (input) => look(input.peek(input.length), this.peer, false),
       end: (input) => Effect.sync(() => look(input.peek(input.length), this.peer, true)!)
     }
     return Effect.flatMap(this.read(read, false), (seen) => {
-      this.unwatched = false
+      this.prefacing = false
       if (Result.isFailure(seen)) return Effect.fail(seen.failure)
       const { length, proxy } = seen.success
       if (length > 0) this.input.skip(length)
@@ -631,14 +741,14 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** The handler runs in a worker from now on, where its silence is watched. */
   beRemote(): void {
-    this.unwatched = true
+    this.remote = true
   }
 
   /** What a worker has found, while it had the connection. */
   adopt({ drained, lost, timedOut }: ConnectionState): void {
     this.lost ??= lost
     this.drained ||= drained
-    this.timedOut ||= timedOut
+    this.timedOut ??= timedOut
   }
 
   get annotate(): Connection.Connection["annotate"] {
@@ -671,11 +781,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   private failLost(failure: WireFailure): Effect.Effect<never, ConnectionError> {
-    return this.fail(failure._tag === "Reset" ? new Reset() : new Failed({ cause: failure.cause }))
+    if (failure._tag === "Reset") return this.fail(new Reset())
+    return this.fail(failure.cause instanceof Timeout ? failure.cause : new Failed({ cause: failure.cause }))
   }
 }
 
-const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
+export const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
   if (chunks.length === 1) return chunks[0]!
   if (chunks.every((chunk) => typeof chunk === "string")) return chunks.join("")
   let length = 0

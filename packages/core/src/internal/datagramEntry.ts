@@ -9,7 +9,7 @@ import { PacketEntry } from "./packetEntry.ts"
 
 /** The entry is the datagram that its handler is given, too: most packets are answered at once, and one object is enough. */
 export class DatagramEntry extends PacketEntry implements Datagram, Remotable {
-  protected get kind(): string {
+  get kind(): "datagram" {
     return "datagram"
   }
 

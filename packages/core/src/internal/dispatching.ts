@@ -12,6 +12,7 @@ import type { Wire } from "../StreamTransport.ts"
 import {
   type RemoteConnection,
   type RemoteDatagram,
+  type RemoteMessage,
   WorkerDispatch,
   type Workers,
   type WorkersInfo
@@ -37,7 +38,9 @@ export interface WorkersOfServer {
 type PlainHandler = (subject: any) => Effect.Effect<any, any, any>
 
 export const dispatching = Effect.fnUntraced(function*<E = never>(
-  handler: PlainHandler | Portable<any, unknown, unknown, E>
+  handler: PlainHandler | Portable<any, unknown, unknown, E>,
+  /** Where a request is not an entry of its own. */
+  remoteOf?: (subject: any) => Remotable["remote"]
 ): Effect.fn.Return<Dispatched, ListenError | E, Dispatch | Scope.Scope> {
   if (!isPortable(handler)) return yield* inline(handler, Context.empty())
   const remote = yield* Effect.serviceOption(WorkerDispatch)
@@ -51,7 +54,9 @@ export const dispatching = Effect.fnUntraced(function*<E = never>(
   made = yield* remote.value.make(handler, (event) => workers.publish?.(event))
   return {
     strategy: { name: remote.value.name, run: made.strategy },
-    handler: () => Effect.withFiber((fiber) => made.run((fiber.getRef(CurrentEntry) as Entry & Remotable).remote)),
+    handler: remoteOf === undefined
+      ? () => Effect.withFiber((fiber) => made.run((fiber.getRef(CurrentEntry) as Entry & Remotable).remote))
+      : (subject) => made.run(remoteOf(subject)),
     context: Context.empty(),
     workers
   } satisfies Dispatched
@@ -66,5 +71,5 @@ const inline = (handler: PlainHandler, context: Context.Context<never>) =>
 
 /** A request that can be given to a worker. */
 export interface Remotable {
-  readonly remote: RemoteConnection | RemoteDatagram
+  readonly remote: RemoteConnection | RemoteDatagram | RemoteMessage
 }

@@ -13,11 +13,14 @@ import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
 import type { Refusal, Ticket, Verdict } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
-import type { Request } from "../Dispatch.ts"
+import type { Request, Strategy } from "../Dispatch.ts"
+import { FrameError } from "../FrameError.ts"
 import type { ConnectionInfo } from "../Server.ts"
+import type { RequestKind } from "../ServerEvent.ts"
 import type { Handshake, Preface } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
-import { formatAddress } from "./connection.ts"
+import { Timer } from "./deadlines.ts"
+import type { Observed } from "./observed.ts"
 import type { Registered } from "./registry.ts"
 import type { Check, Counts, ServerImpl } from "./server.ts"
 
@@ -40,20 +43,24 @@ export abstract class Entry implements Request, Registered, Ticket {
   private fiber: Fiber.Fiber<void> | undefined
   private fiberEnded = false
   /** Decided at most once, by whatever ends the connection first. */
-  private reason: CloseReason.CloseReason | undefined
+  protected reason: CloseReason.CloseReason | undefined
   protected interruptedByDrain = false
   private killedByDrain = false
   /** Where the handler runs in a worker: how to end that. */
   protected killWorker: (() => void) | undefined
   private finished = false
+  /** By whoever follows it. */
+  observed: Observed | undefined
   /** What admission steps want to be told. */
   private releases: Array<() => void> | undefined
   private opened: number | undefined
+  private handlingSince: number | undefined
+  private timer: Timer | undefined
 
   constructor(server: ServerImpl, id: number) {
     this.server = server
     this.id = id
-    this.opened = server.isObserved ? server.now() : undefined
+    this.opened = server.tellsRequests ? server.now() : undefined
   }
 
   /** A request that is answered at once, unobserved, does without a look at the clock. */
@@ -64,7 +71,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   // ---- what it stands for
 
   /** For people. */
-  protected abstract readonly kind: string
+  abstract readonly kind: RequestKind
   /** What handlers and hooks are given. */
   abstract readonly subject: any
   /** What admission steps are asked about. */
@@ -85,7 +92,8 @@ export abstract class Entry implements Request, Registered, Ticket {
   protected abstract closeSubject(): void
   /** At once. */
   protected abstract destroySubject(): void
-  abstract startDrain(): void
+  /** For so many milliseconds of its life, a peer that has said nothing yet may still do so. */
+  abstract startDrain(expected: number): void
   /** Says how a handler's exit ended the request. */
   protected abstract reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason
 
@@ -100,8 +108,12 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** The handler has failed, or the worker that it ran in. */
-  protected handlerFailed(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
+  handlerFailed(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
     for (const reason of cause.reasons) {
+      // The peer's doing, if it is of its bytes; of a reply it would be a defect.
+      if (Cause.isFailReason(reason) && reason.error instanceof FrameError && cause.reasons.length === 1) {
+        return CloseReason.InvalidFrame(reason.error)
+      }
       if (!Cause.isDieReason(reason) || !(reason.defect instanceof WorkerError)) continue
       const { reason: why } = reason.defect
       return why._tag === "WorkerTimeout"
@@ -116,8 +128,14 @@ export abstract class Entry implements Request, Registered, Ticket {
    * allocate contexts in the old heap, and young collections would take the entry for alive long after its end. (Bench
    * "churn": 1.38 of raw node:net's CPU time with a field for it.)
    */
-  private get context(): Context.Context<never> {
-    return Context.add(Context.add(this.server.context, Scope.Scope, this.scope), CurrentEntry, this)
+  protected get context(): Context.Context<never> {
+    return Context.add(Context.add(this.surroundings, Scope.Scope, this.scope), CurrentEntry, this)
+  }
+
+  /** The server's, and the span of this request if there is one. */
+  private get surroundings(): Context.Context<never> {
+    const { observed, server: { context } } = this
+    return observed === undefined ? context : observed.within(context)
   }
 
   /** Has the handler begun? */
@@ -130,6 +148,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.onFiberEnd(exit)
     this.opened ??= this.server.now()
+    if (this.isTimed) this.lookBy(this.opened)
     fiber.addObserver((exit) => this.onFiberEnd(exit))
   }
 
@@ -212,7 +231,17 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.state = "queued"
     this.server.queued++
-    return this.server.config.strategy.run(this)
+    this.observed?.queued()
+    return this.strategy(this)
+  }
+
+  protected get strategy(): Strategy {
+    return this.server.config.strategy.run
+  }
+
+  /** How much of what is in flight it is. */
+  protected get weight(): number {
+    return 1
   }
 
   refuse(policy: string): Effect.Effect<void> {
@@ -247,15 +276,17 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.server.leaveQueue()
     this.state = "handling"
-    this.server.inFlight++
-    return Effect.matchCauseEffect(restore(this.callHandler()), {
+    if (this.server.requestMillis < Infinity) this.handlingSince = this.server.now()
+    this.server.inFlight += this.weight
+    const handling = this.observed === undefined ? this.callHandler() : this.observed.handle(this.callHandler())
+    return Effect.matchCauseEffect(restore(handling), {
       onSuccess: (value) => this.settle(value === undefined ? Exit.void : Exit.succeed(value), restore),
       onFailure: (cause) => this.settle(Exit.failCause(cause), restore)
     })
   }
 
   /** Not suspended: it runs in the fiber already (bench "udp": each effect that need not be made counts). */
-  private callHandler(): Effect.Effect<unknown, unknown> {
+  protected callHandler(): Effect.Effect<unknown, unknown> {
     try {
       return this.server.config.handler(this.subject)
     } catch (defect) {
@@ -277,15 +308,16 @@ export abstract class Entry implements Request, Registered, Ticket {
   private conclude(exit: Exit.Exit<unknown, unknown>, restore: Restore): Effect.Effect<void> {
     const reason = this.decide(this.reasonOf(exit))
     if (this.isReported(exit)) {
-      return Effect.map(Effect.exit(restore(this.onError(exit.cause, reason))), () => this.close())
+      return Effect.map(Effect.exit(restore(this.onError(exit.cause, reason))), () => this.close(reason, exit.cause))
     }
-    this.close()
+    this.close(reason)
     return Effect.void
   }
 
-  private close(): void {
+  private close(reason: CloseReason.CloseReason, cause?: Cause.Cause<unknown>): void {
     this.state = "closing"
-    this.server.inFlight--
+    this.server.inFlight -= this.weight
+    this.observed?.handled(reason, cause)
     this.closeSubject()
   }
 
@@ -308,29 +340,81 @@ export abstract class Entry implements Request, Registered, Ticket {
     return this.reason !== undefined
   }
 
-  protected decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
+  decide(reason: CloseReason.CloseReason): CloseReason.CloseReason {
     return this.reason ??= reason
   }
 
-  private onError(
+  onError(
     cause: Cause.Cause<unknown>,
     reason: CloseReason.CloseReason,
-    level: "Error" | "Debug" = CloseReason.logLevel(reason)
+    level?: "Error" | "Debug"
   ): Effect.Effect<void> {
     const { onError } = this.server.config.options
-    const handled = onError === undefined
-      ? Effect.logWithLevel(level)(
-        `${this.kind} ${this.id} from ${formatAddress(this.peer)}: ${reason._tag}`,
-        cause
-      )
-      : Effect.suspend(() => onError(cause, this.subject, reason))
-    return Effect.ignoreCause(Effect.provideContext(handled, this.server.context), {
-      log: "Error",
-      message: `onError failed for ${this.kind} ${this.id}`
-    })
+    if (onError !== undefined) return this.hook("onError", () => onError(cause, this.subject, reason))
+    this.tellFailure(cause, reason, { level })
+    return Effect.void
   }
 
+  /** Its own failure, or that of a part of it. */
+  tellFailure(
+    cause: Cause.Cause<unknown>,
+    reason: CloseReason.CloseReason,
+    { id = this.id, kind = this.kind, level = CloseReason.logLevel(reason) }: {
+      readonly id?: number
+      readonly kind?: RequestKind
+      readonly level?: "Error" | "Debug" | undefined
+    } = {}
+  ): void {
+    if (level === "Debug" && !this.server.tellsRequests) return
+    const { peer } = this
+    const annotations = new Map(this.annotations)
+    this.server.tell({ _tag: "Failed", level, kind, id, peer, reason, cause, annotations }, this)
+  }
+
+  /** Runs one of the user's hooks. What it fails with is told, and nothing more. */
+  protected hook(name: string, run: () => Effect.Effect<void, unknown>): Effect.Effect<void> {
+    return Effect.catchCause(
+      Effect.provideContext(Effect.suspend(run), this.surroundings),
+      (cause) => Effect.sync(() => this.hookFailed(name, cause))
+    )
+  }
+
+  hookFailed(name: string, cause: Cause.Cause<unknown>, subject = `${this.kind} ${this.id}`): void {
+    if (Cause.hasInterruptsOnly(cause)) return
+    const level = this.isPeersDoing(cause) ? "Debug" : "Error"
+    this.server.publish({ _tag: "Problem", level, message: `${name} failed for ${subject}`, cause })
+  }
+
+  /** Is it a failure to speak with the peer, and nothing else? */
+  protected abstract isPeersDoing(cause: Cause.Cause<unknown>): boolean
+
   // ---- deadlines and ends from outside
+
+  /** Is there anything to look at from the beginning? */
+  protected get isTimed(): boolean {
+    return this.server.requestMillis < Infinity
+  }
+
+  /** Does what is due, and says in how many milliseconds something else could be. */
+  protected checkDeadlines(now: number): number {
+    const { requestMillis } = this.server
+    if (requestMillis === Infinity || this.state === "closing") return Infinity
+    const left = (this.handlingSince ?? now) + requestMillis - now
+    if (left > 0) return left
+    this.endWith(CloseReason.RequestTimeout)
+    return Infinity
+  }
+
+  /** Has the deadlines looked at by then. */
+  protected lookBy(time: number): void {
+    const { context, now } = this.server
+    this.timer ??= new Timer(() => this.checkDeadlines(now()), now, Effect.runForkWith(context))
+    this.timer.by(time)
+  }
+
+  onKill(kill: () => void): void {
+    this.killWorker = kill
+  }
 
   /** Ends it for that reason, if it has none yet: a handler is interrupted. */
   endWith(reason: CloseReason.CloseReason): boolean {
@@ -389,6 +473,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   private finish(): void {
     if (this.finished) return
     this.finished = true
+    this.timer?.stop()
     if (this.releases !== undefined) { for (const release of this.releases) release() }
     this.server.remove(this, this.reason!)
   }

@@ -7,11 +7,13 @@ import * as Queue from "effect/Queue"
 import type * as Scope from "effect/Scope"
 import { type DatagramListener, DatagramTransport, type Packet } from "../DatagramTransport.ts"
 import type { ListenError } from "../ListenError.ts"
+import { level, Log, type Logging } from "../Logging.ts"
 import type { DatagramHandler, HandleOneDatagramOptions, HandleOneOptions, StreamHandler } from "../Server.ts"
 import { StreamTransport, type Wire } from "../StreamTransport.ts"
 import { discard } from "./connection.ts"
 import * as datagramServer from "./datagramServer.ts"
 import type { Dispatched } from "./dispatching.ts"
+import { Measured } from "./observed.ts"
 import { checkDuration } from "./options.ts"
 import * as server from "./server.ts"
 
@@ -63,6 +65,17 @@ const inline = (handler: Dispatched["handler"]): Dispatched => ({
   workers: undefined
 })
 
+/** A server of one request has no life to tell of, nor counts that mean something: its requests' failures are told. */
+const unnoticed = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.updateContext(effect, (context: Context.Context<R>) => {
+    const { debug, log } = Context.get(context, Log)
+    const logging: Logging = {
+      debug,
+      log: (event, server) => level(event) === "Info" ? Effect.void : log(event, server)
+    }
+    return context.pipe(Context.add(Log, logging), Context.add(Measured, undefined))
+  })
+
 /** Waits for one to come, and for a server of that one to have nothing left. */
 const handleNext = Effect.fnUntraced(function*<A>(
   arrivals: Queue.Dequeue<A>,
@@ -77,7 +90,7 @@ const handleNext = Effect.fnUntraced(function*<A>(
     if (onTimeout !== undefined) yield* onTimeout
     return Option.none()
   }
-  const one = yield* start(arrival.value)
+  const one = yield* unnoticed(start(arrival.value))
   yield* one.shape.awaitIdle
   return Option.fromUndefinedOr(one.lastReason)
 }, Effect.scoped)

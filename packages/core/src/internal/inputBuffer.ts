@@ -1,3 +1,4 @@
+import type { Input } from "../Framing.ts"
 import type { Loan } from "../StreamTransport.ts"
 
 /**
@@ -11,7 +12,7 @@ import type { Loan } from "../StreamTransport.ts"
 // A BOM is data on a socket; the decoder's default would drop one at the start of every line.
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
 
-export class InputBuffer {
+export class InputBuffer implements Input {
   private bytes: Uint8Array = empty
   private start = 0
   private end = 0
@@ -35,8 +36,11 @@ export class InputBuffer {
       this.loan = loan
       return
     }
-    ;(this.behind ??= []).push(loan === undefined ? chunk : loan.copy(chunk))
+    const behind = this.behind ??= []
+    behind.push(loan === undefined ? chunk : loan.copy(chunk))
     this.behindLength += chunk.length
+    // Bytes that come one by one, and that nobody looks at yet, must not take a hundred times their space.
+    if (behind.length === maxBehind) this.join()
   }
 
   /** The delivery of a chunk on loan is over: what was not read of it becomes our own. */
@@ -100,6 +104,11 @@ export class InputBuffer {
   /** Where `byte` stands at or behind `from`, counted from the next unread byte; -1 where it does not. */
   indexOf(byte: number, from: number): number {
     this.join()
+    // What lies behind the end is not searched for every byte that comes: that would be quadratic.
+    if (this.bytes.length - this.end > tailLimit) {
+      const index = this.bytes.subarray(this.start + from, this.end).indexOf(byte)
+      return index === -1 ? -1 : index + from
+    }
     const index = this.bytes.indexOf(byte, this.start + from)
     return index === -1 || index >= this.end ? -1 : index - this.start
   }
@@ -117,6 +126,7 @@ export class InputBuffer {
     if (text === undefined || textLeft <= 0) return undefined
     const from = text.length - textLeft
     const newline = text.indexOf("\n", from)
+    if (newline === -1) return undefined
     const end = newline > from && text.charCodeAt(newline - 1) === carriageReturn ? newline - 1 : newline
     if (end - from > max) return undefined
     this.textLeft = text.length - newline - 1
@@ -145,9 +155,33 @@ export class InputBuffer {
    */
   private decodeLines(): void {
     const last = this.bytes.lastIndexOf(newline, Math.min(this.end, this.start + textLimit) - 1)
-    const length = last + 1 - this.start
+    this.decodeTo(last + 1)
+  }
+
+  /** The next `length` bytes as text. */
+  takeText(length: number): string {
+    if (this.textLeft <= 0 && length < this.length) this.decodeAhead()
+    const { text, textLeft } = this
+    if (text === undefined || textLeft < length) {
+      const bytes = decoder.decode(this.peek(length))
+      this.skip(length)
+      return bytes
+    }
+    const from = text.length - textLeft
+    this.skip(length)
+    return text.slice(from, from + length)
+  }
+
+  /** The same for texts that are no lines. */
+  private decodeAhead(): void {
+    this.join()
+    this.decodeTo(Math.min(this.end, this.start + textLimit))
+  }
+
+  private decodeTo(end: number): void {
+    const length = end - this.start
     if (length <= 0) return
-    const text = decoder.decode(this.bytes.subarray(this.start, last + 1))
+    const text = decoder.decode(this.bytes.subarray(this.start, end))
     this.text = text.length === length ? text : undefined
     this.textLeft = length
   }
@@ -222,6 +256,12 @@ const carriageReturn = 13
 
 /** Lines are slices of the text that they were decoded with, and keep it alive: so it is this long at most. */
 const textLimit = 4_096
+
+/** A piece with more room than this behind its end is not searched as a whole. */
+const tailLimit = 256
+
+/** So many chunks may lie behind the first piece before they are joined to it. */
+const maxBehind = 32
 
 /** For all connections that hold no input: idle ones, and those whose reads take chunks as they come, need none of their own. */
 export const noInput = new InputBuffer()

@@ -72,12 +72,20 @@ export abstract class PacketEntry extends Entry {
   /** How a handler's failure ended the request: what it could not send is its peer's doing. */
   protected failed({ cause }: Exit.Failure<unknown, unknown>): CloseReason.CloseReason {
     if (Cause.hasInterruptsOnly(cause) && this.interruptedByDrain) return CloseReason.Drained
-    const [reason] = cause.reasons
-    return cause.reasons.length === 1 && reason !== undefined && Cause.isFailReason(reason) &&
-        reason.error instanceof DatagramError
-      ? CloseReason.TransportFailed(reason.error)
-      : this.handlerFailed(cause)
+    const error = sendingErrorOf(cause)
+    return error === undefined ? this.handlerFailed(cause) : CloseReason.TransportFailed(error)
   }
+
+  protected isPeersDoing(cause: Cause.Cause<unknown>): boolean {
+    return sendingErrorOf(cause) !== undefined
+  }
+}
+
+/** What could not be sent, if the cause says nothing else. */
+const sendingErrorOf = ({ reasons }: Cause.Cause<unknown>): DatagramError | undefined => {
+  const [reason] = reasons
+  if (reasons.length !== 1 || reason === undefined || !Cause.isFailReason(reason)) return undefined
+  return reason.error instanceof DatagramError ? reason.error : undefined
 }
 
 const failClosed = (peer: SocketAddress): Effect.Effect<never, DatagramError> =>

@@ -10,6 +10,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import { type ConnectionError, LimitExceeded, UnexpectedEnd } from "../ConnectionError.ts"
+import type { Input } from "../Framing.ts"
 import type { Loan } from "../StreamTransport.ts"
 import type { InputBuffer } from "./inputBuffer.ts"
 
@@ -203,7 +204,8 @@ export const all = (maxLength?: number): Read<Uint8Array> => {
   }
 }
 
-const find = (input: InputBuffer, mark: Uint8Array, from: number): number => {
+/** Where `mark` stands at or behind `from`; -1 where it does not. */
+export const find = (input: Input, mark: Uint8Array, from: number): number => {
   let index = input.indexOf(mark[0]!, from)
   search: while (index !== -1 && index + mark.length <= input.length) {
     for (let i = 1; i < mark.length; i++) {

@@ -35,6 +35,12 @@ export class Registry<A extends Registered> {
     return this.members.find((member) => member.id === id)
   }
 
+  sum(of: (member: A) => number): number {
+    let sum = 0
+    for (const member of this.members) sum += of(member)
+    return sum
+  }
+
   /** All of them, the oldest first; a copy, so members may go meanwhile. */
   values(): ReadonlyArray<A> {
     return this.members.toSorted((a, b) => a.id - b.id)

@@ -2,7 +2,7 @@
  * A running server: it owns the listener, the requests under way, and their drain. What arrives, connections or packets,
  * and what makes a request of it, comes as configuration.
  */
-import type * as Cause from "effect/Cause"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
@@ -11,27 +11,33 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
+import * as LogLevel from "effect/LogLevel"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
+import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import * as Stream from "effect/Stream"
-import type { Gate, StepFor } from "../Admission.ts"
+import type { Gate, Limit, StepFor } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import type { Strategy } from "../Dispatch.ts"
 import type { Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
+import { level, Log, type Logging } from "../Logging.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
-import type { DrainReport, ServerEvent } from "../ServerEvent.ts"
-import { type Handshake, type Listener, type Preface, StreamTransport } from "../StreamTransport.ts"
+import type { DrainReport, LifecycleEvent, RequestEvent, ServerEvent } from "../ServerEvent.ts"
+import { type Handshake, type Listener, type Preface, StreamTransport, type Wire } from "../StreamTransport.ts"
+import type { Patience } from "../WorkerDispatch.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
+import { both, Measured, type Observed, type Observer, Traced } from "./observed.ts"
 import { checkDuration } from "./options.ts"
+import { Publisher } from "./publisher.ts"
 import { Registry } from "./registry.ts"
 
 type Shape = Server["Service"]
@@ -40,6 +46,20 @@ type Shape = Server["Service"]
 export type Tag = Context.Service<Server, Shape>
 
 const defaultShutdown = { grace: Duration.seconds(20), kill: Duration.seconds(5) }
+
+/**
+ * A write has a deadline by default, unlike a read: a client that is silent for long may be an honest one, but it is nowhere a
+ * way to use a protocol to ask for something and not to take it; and while it waits, its handler does, with all that it holds,
+ * and the system's memory for its output. Half a minute is what Ranch and Thousand Island have for it.
+ */
+const defaultWriteTimeout = Duration.seconds(30)
+
+/**
+ * For how many milliseconds of a connection's life a drain leaves a client that has said nothing yet the time to do so: its first
+ * request may be on the way. A client that speaks first does so when it has connected, a round trip later at most; a second is
+ * that around the world, and a segment that was lost on the way and is sent again (RFC 6298: after a second at first).
+ */
+const firstWord = 1_000
 
 interface Deadlines {
   readonly grace: Duration.Duration
@@ -61,7 +81,9 @@ export const start = (
   tag: Tag,
   transport: StreamTransport["Service"],
   dispatched: Dispatched,
-  options: ServerOptions<any, any, any> = {}
+  options: ServerOptions<any, any, any> = {},
+  makeEntry: (server: ServerImpl, id: number, wire: Wire) => Entry = (server, id, wire) =>
+    new ConnectionEntry(server, id, wire)
 ) =>
   run(
     tag,
@@ -70,7 +92,7 @@ export const start = (
       steps: transport.steps,
       listen: (server, at) =>
         transport.listen((wire) => {
-          if (server.isOpen) server.accept((id) => new ConnectionEntry(server, id, wire))
+          if (!server.draining.isOpen()) server.accept((id) => makeEntry(server, id, wire))
           // The listener had this client in hand when the drain closed it.
           else discard(wire)
         }, at)
@@ -86,14 +108,19 @@ export const run = Effect.fnUntraced(function*(
   { context, handler, strategy, workers }: Dispatched,
   options: Options<any> = {}
 ) {
-  const idleTimeout = options.idleTimeout === undefined
-    ? undefined
-    : yield* checkDuration("idleTimeout", options.idleTimeout)
+  const { idleTimeout = Infinity, readTimeout = Infinity, requestTimeout = Infinity } = options
+  const patience = {
+    idle: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout)),
+    read: Duration.toMillis(yield* checkDuration("readTimeout", readTimeout)),
+    write: Duration.toMillis(yield* checkDuration("writeTimeout", options.writeTimeout ?? defaultWriteTimeout))
+  }
+  const requestMillis = Duration.toMillis(yield* checkDuration("requestTimeout", requestTimeout))
   const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
     kill: yield* checkDuration("shutdown.kill", options.shutdown?.kill ?? defaultShutdown.kill)
   }
+  const ambient = yield* Effect.context<never>()
   const server = new ServerImpl({
     tag,
     transport,
@@ -101,19 +128,27 @@ export const run = Effect.fnUntraced(function*(
     // What they require is in `context`: the public signatures see to it.
     handler: handler as Config["handler"],
     options: options as Options<never>,
-    idleTimeout,
+    patience,
+    requestMillis,
     maxAge,
     shutdown,
     clock: yield* Clock.Clock,
-    context: Context.merge(yield* Effect.context<never>(), context),
+    context: Context.merge(ambient, context),
     workers,
-    events: yield* PubSub.sliding<ServerEvent>(1_024)
+    logging: Context.get(ambient, Log),
+    events: yield* PubSub.sliding<ServerEvent>(1_024),
+    lifecycle: yield* PubSub.sliding<LifecycleEvent>(1_024)
   })
   for (const step of transport.steps) {
-    if ("policy" in step && step.start !== undefined) yield* step.start(server.gateOf(step))
+    if ("policy" in step && step.start !== undefined) yield* server.publishing(step.start(server.gateOf(step)))
+  }
+  for (const reference of [Measured, Traced]) {
+    const observer = yield* Context.get(ambient, reference)?.(server) ?? Effect.undefined
+    if (observer !== undefined) server.observers.push(observer)
   }
   yield* Effect.addFinalizer(() => server.drain(shutdown))
-  yield* server.bind()
+  yield* server.bind("start")
+  for (const { bound } of server.observers) bound?.()
   // A step may have no room from the start.
   yield* Effect.orDie(server.adjustListening)
   return server
@@ -125,14 +160,30 @@ const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
   return { least, most: least + more }
 })
 
+/** How many clients may wait to be accepted, as Node and most systems have it. */
+const longestBacklog = 512
+
+/** Of the event loop: then transports have delivered all that the system had. */
+const twoTurns = Effect.andThen(Effect.yieldNow, Effect.yieldNow)
+
 export interface NamedStrategy {
   readonly name: string
   readonly run: Strategy
 }
 
 /** The options of either kind of server. */
-interface Options<R>
-  extends Pick<ServerOptions, "name" | "shutdown" | "idleTimeout" | "maxAge" | "interruptOnDisconnect">
+interface Options<R> extends
+  Pick<
+    ServerOptions,
+    | "name"
+    | "shutdown"
+    | "idleTimeout"
+    | "readTimeout"
+    | "writeTimeout"
+    | "requestTimeout"
+    | "maxAge"
+    | "interruptOnDisconnect"
+  >
 {
   readonly onTimeout?: ((subject: any) => Effect.Effect<void, unknown, R>) | undefined
   readonly onError?:
@@ -169,14 +220,17 @@ interface Config {
   readonly strategy: NamedStrategy
   readonly handler: (subject: any) => Effect.Effect<unknown, unknown>
   readonly options: Options<never>
-  readonly idleTimeout: Duration.Duration | undefined
+  readonly patience: Patience
+  readonly requestMillis: number
   /** In milliseconds. */
   readonly maxAge: { readonly least: number; readonly most: number } | undefined
   readonly shutdown: Deadlines
   readonly clock: Clock.Clock
   readonly context: Context.Context<never>
   readonly workers: WorkersOfServer | undefined
+  readonly logging: Logging
   readonly events: PubSub.PubSub<ServerEvent>
+  readonly lifecycle: PubSub.PubSub<LifecycleEvent>
 }
 
 export type Counts = { -readonly [K in keyof Omit<DrainReport, "elapsed">]: DrainReport[K] }
@@ -187,7 +241,9 @@ export class ServerImpl {
   /** What handlers and hooks run with. */
   readonly context: Context.Context<never>
   readonly draining = Latch.makeUnsafe(false)
-  readonly idleMillis: number | undefined
+  readonly patience: Patience
+  /** How long a handler may run; `Infinity` where it may for ever. */
+  readonly requestMillis: number
 
   private state: "starting" | "open" | "suspended" | "draining" | "stopped" = "starting"
   private listener: (Listener & { readonly close: Effect.Effect<void> }) | undefined
@@ -200,38 +256,51 @@ export class ServerImpl {
   accepted = 0
   queued = 0
   inFlight = 0
-  private readonly closed: Partial<Record<CloseReason.CloseReason["_tag"], number>> = {}
-  private readonly refused: Record<string, number> = {}
+  readonly closed: Partial<Record<CloseReason.CloseReason["_tag"], number>> = {}
+  readonly refused: Record<string, number> = {}
   private closedBytesRead = 0
   private closedBytesWritten = 0
   /** How the latest connection ended. */
   lastReason: CloseReason.CloseReason | undefined
 
+  readonly observers: Array<Observer> = []
+  private readonly logsDebug: boolean
+
   /** Effects that wait for something to become true of the open entries. */
   private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
   private drained: Deferred.Deferred<DrainReport> | undefined
   private drainStart = 0
+  private readonly limits = new Map<string, Limit>()
   private readonly counts: Counts = { idleClosed: 0, completed: 0, interrupted: 0, killed: 0, refused: 0 }
 
   constructor(config: Config) {
     this.config = config
+    for (const step of config.transport.steps) {
+      if (!("policy" in step) || step.limit === undefined) continue
+      let name = step.policy
+      for (let n = 2; this.limits.has(name); n++) name = `${step.policy}-${n}`
+      this.limits.set(name, step.limit)
+    }
     this.shape = this.makeShape()
     this.context = Context.add(config.context, config.tag, this.shape)
     if (config.workers !== undefined) {
       config.workers.publish = (event) => this.publish(event)
     }
-    this.idleMillis = config.idleTimeout === undefined ? undefined : Duration.toMillis(config.idleTimeout)
+    this.logsDebug = config.logging.debug ??
+      LogLevel.isGreaterThanOrEqualTo("Debug", Context.get(config.context, References.MinimumLogLevel))
+    this.patience = config.patience
+    this.requestMillis = config.requestMillis
   }
 
   readonly now = (): number => this.config.clock.currentTimeMillisUnsafe()
 
   // ---- listening
 
-  bind(): Effect.Effect<void, ListenError> {
+  bind(after: "start" | "suspended" | "saturated"): Effect.Effect<void, ListenError> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
         const scope = Scope.makeUnsafe()
-        return restore(this.config.transport.listen(this, this.address)).pipe(
+        return restore(this.publishing(this.config.transport.listen(this, this.address))).pipe(
           Scope.provide(scope),
           Effect.tapCause((cause) => Scope.close(scope, Exit.failCause(cause))),
           Effect.map((listener) => {
@@ -239,7 +308,7 @@ export class ServerImpl {
             this.address ??= listener.address
             this.isListening = true
             if (this.state !== "draining") this.state = "open"
-            this.publish({ _tag: "Listening", address: listener.address })
+            this.publish({ _tag: "Listening", address: listener.address, after })
           })
         )
       })
@@ -284,12 +353,18 @@ export class ServerImpl {
   get adjustListening(): Effect.Effect<void, ListenError> {
     const adjust = this.listening.withPermit(Effect.suspend(() => {
       if (this.state !== "open" || this.isPaused !== this.isListening) return Effect.void
-      return this.isPaused ? this.stopListening : this.startListening
+      return this.isPaused ? this.stopListening : this.startListening("saturated")
     }))
-    return Effect.retry(
-      Effect.tapError(adjust, (error) => Effect.logError("cannot listen again, will try once more", error)),
-      Schedule.spaced("1 second")
-    )
+    const complain = (error: ListenError) =>
+      Effect.sync(() =>
+        this.publish({
+          _tag: "Problem",
+          level: "Error",
+          message: "cannot listen again, will try once more",
+          cause: Cause.fail(error)
+        })
+      )
+    return Effect.retry(Effect.tapError(adjust, complain), Schedule.spaced("1 second"))
   }
 
   /** Closes the listener, or has it stop where it is: a socket that is somebody else's stays. */
@@ -298,12 +373,12 @@ export class ServerImpl {
     return this.listener?.inPlace?.suspend ?? this.closeListener()
   }
 
-  private get startListening(): Effect.Effect<void, ListenError> {
+  private startListening(after: "suspended" | "saturated"): Effect.Effect<void, ListenError> {
     const { inPlace } = this.listener ?? {}
-    if (inPlace === undefined) return this.bind()
+    if (inPlace === undefined) return this.bind(after)
     this.isListening = true
     this.state = "open"
-    this.publish({ _tag: "Listening", address: this.address! })
+    this.publish({ _tag: "Listening", address: this.address!, after })
     return inPlace.resume
   }
 
@@ -319,7 +394,7 @@ export class ServerImpl {
     return this.listening.withPermit(
       Effect.suspend(() => {
         if (this.state !== "suspended") return Effect.void
-        if (!this.isPaused) return this.startListening
+        if (!this.isPaused) return this.startListening("suspended")
         this.state = "open"
         return Effect.void
       })
@@ -336,7 +411,11 @@ export class ServerImpl {
     this.accepted++
     const entry = makeEntry(++this.lastId)
     this.entries.add(entry)
-    if (this.isObserved) this.publish({ _tag: "Accepted", id: entry.id, peer: entry.peer })
+    for (const { observe } of this.observers) {
+      const observed = observe(entry)
+      entry.observed = entry.observed === undefined ? observed : both(entry.observed, observed)
+    }
+    if (this.tellsRequests) this.tell({ _tag: "Accepted", id: entry.id, peer: entry.peer }, entry)
     entry.begin()
   }
 
@@ -355,27 +434,50 @@ export class ServerImpl {
     this.closedBytesWritten += entry.bytesWritten
     this.lastReason = reason
     if (this.state === "draining") this.counts[entry.drainOutcome(reason)]++
-    if (this.isObserved) {
-      this.publish({
+    if (this.tellsRequests) {
+      this.tell({
         _tag: "Closed",
+        kind: entry.kind,
         id: entry.id,
         peer: entry.peer,
         reason,
         duration: Duration.millis(this.now() - entry.openedAt),
         bytesRead: entry.bytesRead,
         bytesWritten: entry.bytesWritten
-      })
+      }, entry)
     }
+    entry.observed?.closed(reason)
     this.checkConditions()
   }
 
-  /** Does anybody follow the events? Without, none is made. */
-  get isObserved(): boolean {
-    return this.config.events.subscribers.size > 0
+  // ---- what is told
+
+  /** Does anybody want to hear of each request? Without, no event is made of one. */
+  get tellsRequests(): boolean {
+    return this.logsDebug || this.config.events.subscribers.size > 0
   }
 
-  private publish(event: ServerEvent): void {
-    if (this.isObserved) PubSub.publishUnsafe(this.config.events, event)
+  tell(event: RequestEvent, entry: Entry): void {
+    if (this.config.events.subscribers.size > 0) PubSub.publishUnsafe(this.config.events, event)
+    this.log(event, entry.observed)
+  }
+
+  readonly publish = (event: LifecycleEvent): void => {
+    PubSub.publishUnsafe(this.config.events, event)
+    PubSub.publishUnsafe(this.config.lifecycle, event)
+    this.log(event)
+  }
+
+  private log(event: ServerEvent, observed?: Observed): void {
+    if (!this.logsDebug && level(event) === "Debug") return
+    const { logging } = this.config
+    const context = observed === undefined ? this.context : observed.within(this.context)
+    Effect.runForkWith(context)(Effect.suspend(() => logging.log(event, this.name)))
+  }
+
+  /** What the effect publishes is this server's. */
+  publishing<A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
+    return Effect.provideService(effect, Publisher, this.publish)
   }
 
   private until(holds: () => boolean): Effect.Effect<void> {
@@ -432,17 +534,18 @@ export class ServerImpl {
       const { waiting } = this.config.transport
       // Packets that have been received are served, and their answers leave by the socket that they came in by.
       if (waiting === undefined) {
+        yield* this.acceptWaiting(Duration.toMillis(grace))
         yield* this.listening.withPermit(this.closeListener())
-        this.refuseWaiting()
       }
-      // A request may lie in the system's buffers already, unseen. Two turns of the event loop let transports deliver it,
-      // so that its connection does not look idle.
-      yield* Effect.yieldNow
-      yield* Effect.yieldNow
+      // A request may lie in the system's buffers already, unseen: then its connection must not look idle.
+      yield* twoTurns
+      if (waiting === undefined) this.refuseWaiting()
       this.draining.openUnsafe()
-      for (const entry of this.entries.values()) entry.startDrain()
+      const graceEnd = this.drainStart + Duration.toMillis(grace)
+      const expected = Math.min(firstWord, Duration.toMillis(grace))
+      for (const entry of this.entries.values()) entry.startDrain(expected)
       const empty = this.until(() => this.isIdle)
-      if (Option.isNone(yield* Effect.timeoutOption(empty, grace))) {
+      if (Option.isNone(yield* Effect.timeoutOption(empty, Math.max(graceEnd - this.now(), 0)))) {
         this.counts.refused += waiting?.clear() ?? 0
         this.refuseWaiting()
         for (const entry of this.entries.values()) entry.interrupt()
@@ -455,6 +558,22 @@ export class ServerImpl {
       const report = this.report()
       this.publish({ _tag: "Stopped", report })
       return report
+    })
+  }
+
+  /**
+   * The system has connected clients already that wait to be accepted, and may have sent their requests: with the listener, it
+   * would reset them. They are accepted one after the other (Node takes one for each turn of the event loop), for as long as
+   * there are any, and as many as were there when the drain began.
+   */
+  private acceptWaiting(grace: number): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function*() {
+      const last = this.accepted + longestBacklog
+      let before: number
+      do {
+        before = this.accepted
+        yield* twoTurns
+      } while (this.accepted > before && this.accepted < last && this.now() - this.drainStart < grace)
     })
   }
 
@@ -472,37 +591,62 @@ export class ServerImpl {
     return this.state !== "open" ? this.state : this.queued > 0 || this.saturatedBy.size > 0 ? "saturated" : "ready"
   }
 
+  get name(): string {
+    return this.config.options.name ?? this.config.transport.name
+  }
+
   private info(): Info {
-    const { options, strategy, transport, workers } = this.config
+    const { strategy, transport, workers } = this.config
     return {
-      name: options.name ?? transport.name,
+      name: this.name,
       address: this.address!,
       descriptor: this.listener?.descriptor,
       transport: transport.name,
       strategy: strategy.name,
-      workers: workers?.info()
+      workers: workers?.info(),
+      limits: this.currentLimits()
     }
   }
 
+  get open(): number {
+    return this.entries.size
+  }
+
+  /** Requests that wait, and packets that wait to be one. */
+  get waiting(): number {
+    return this.queued + (this.config.transport.waiting?.length ?? 0)
+  }
+
+  bytes(which: "bytesRead" | "bytesWritten"): number {
+    const ofOpen = this.entries.sum((entry) => entry[which])
+    return ofOpen + (which === "bytesRead" ? this.closedBytesRead : this.closedBytesWritten)
+  }
+
+  private currentLimits(): Record<string, number> {
+    return Object.fromEntries(Array.from(this.limits, ([name, limit]) => [name, limit.current()]))
+  }
+
   private stats(): Stats {
-    let bytesRead = this.closedBytesRead
-    let bytesWritten = this.closedBytesWritten
-    for (const entry of this.entries.values()) {
-      bytesRead += entry.bytesRead
-      bytesWritten += entry.bytesWritten
-    }
     return {
       accepted: this.accepted,
-      open: this.entries.size,
-      queued: this.queued + (this.config.transport.waiting?.length ?? 0),
+      open: this.open,
+      queued: this.waiting,
       inFlight: this.inFlight,
       closed: { ...this.closed },
       refused: { ...this.refused },
-      bytesRead,
-      bytesWritten,
+      bytesRead: this.bytes("bytesRead"),
+      bytesWritten: this.bytes("bytesWritten"),
       dropped: this.config.transport.waiting?.dropped ?? 0,
       truncated: this.config.transport.waiting?.truncated ?? 0
     }
+  }
+
+  private untilStopped<A extends ServerEvent>(events: PubSub.PubSub<A>): Stream.Stream<A> {
+    return Stream.suspend(() =>
+      this.state === "stopped"
+        ? Stream.empty
+        : Stream.takeUntil(Stream.fromPubSub(events), (event) => event._tag === "Stopped")
+    )
   }
 
   private makeShape(): Shape {
@@ -523,13 +667,23 @@ export class ServerImpl {
             const entry = entries.get(id)
             return entry === undefined ? Effect.succeed(false) : Effect.as(entry.annotate(key, value), true)
           }),
-        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false)
+        close: (id) => Effect.sync(() => entries.get(id)?.endWith(CloseReason.Killed) ?? false),
+        closeWhere: (predicate) =>
+          Effect.sync(() => {
+            const chosen = entries.values().filter((entry) => predicate(entry.info()))
+            return chosen.filter((entry) => entry.endWith(CloseReason.Killed)).length
+          })
       },
-      events: Stream.suspend(() =>
-        this.state === "stopped"
-          ? Stream.empty
-          : Stream.takeUntil(Stream.fromPubSub(config.events), (event) => event._tag === "Stopped")
-      ),
+      limits: {
+        list: Effect.sync(() => this.currentLimits()),
+        set: (name, value) =>
+          Effect.suspend(() => {
+            const limit = this.limits.get(name)
+            return limit === undefined ? Effect.succeed(false) : Effect.as(limit.set(value), true)
+          })
+      },
+      events: this.untilStopped(config.events),
+      lifecycle: this.untilStopped(config.lifecycle),
       suspend: this.suspend,
       resume: this.resume,
       drain: (options?: DrainOptions) =>

@@ -3,7 +3,6 @@ import type * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import * as CloseReason from "../CloseReason.ts"
@@ -17,7 +16,6 @@ import { dispatching } from "./dispatching.ts"
 import { checkDuration, checkInteger } from "./options.ts"
 import { type Link, PacketEntry } from "./packetEntry.ts"
 import { run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
-import { silence } from "./silence.ts"
 
 export const makeSessions = Effect.fnUntraced(function*(
   tag: Tag,
@@ -89,7 +87,6 @@ class SessionEntry extends PacketEntry implements Session {
   private readonly table: SessionTable
   private readonly key: string
   private readonly mailbox: Queue.Queue<Uint8Array, Cause.Done>
-  private idleTimer: Fiber.Fiber<void> | undefined
   private lastActivity: number
   private timedOut = false
   private drained = false
@@ -105,7 +102,7 @@ class SessionEntry extends PacketEntry implements Session {
     this.offer(first)
   }
 
-  protected get kind(): string {
+  get kind(): "session" {
     return "session"
   }
 
@@ -166,17 +163,17 @@ class SessionEntry extends PacketEntry implements Session {
     return this.drained
   }
 
-  override begin(): void {
-    this.idleTimer = Effect.runForkWith(this.server.context)(this.watchIdle)
-    super.begin()
+  protected override get isTimed(): boolean {
+    return true
   }
 
-  private get watchIdle(): Effect.Effect<void> {
-    return Effect.map(silence(this.table.limits.idleMillis, () => this.lastActivity, this.server.now), () => {
-      this.timedOut = true
-      this.forget()
-      Queue.endUnsafe(this.mailbox)
-    })
+  protected override checkDeadlines(now: number): number {
+    const left = this.lastActivity + this.table.limits.idleMillis - now
+    if (left > 0) return left
+    this.timedOut = true
+    this.forget()
+    Queue.endUnsafe(this.mailbox)
+    return Infinity
   }
 
   /** From now on a packet of this peer begins a new session. */
@@ -197,11 +194,6 @@ class SessionEntry extends PacketEntry implements Session {
 
   protected destroySubject(): void {
     this.closeSubject()
-  }
-
-  protected override onFiberEnd(exit: Exit.Exit<void>): void {
-    this.idleTimer?.interruptUnsafe()
-    super.onFiberEnd(exit)
   }
 
   protected reasonOf(exit: Exit.Exit<unknown, unknown>): CloseReason.CloseReason {

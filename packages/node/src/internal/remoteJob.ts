@@ -4,11 +4,11 @@
  * here.
  */
 import type { Connection } from "@socketserver/core/Connection"
-import { type ConnectionError, Reset } from "@socketserver/core/ConnectionError"
-import type { Datagram } from "@socketserver/core/Datagram"
+import { ConnectionError, Reset } from "@socketserver/core/ConnectionError"
 import type { Portable } from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
 import type { WireFailure } from "@socketserver/core/StreamTransport"
-import type { RemoteConnection, RemoteDatagram } from "@socketserver/core/WorkerDispatch"
+import type { RemoteConnection, RemoteDatagram, RemoteMessage } from "@socketserver/core/WorkerDispatch"
 import { WorkerCrashed, WorkerError, WorkerTimeout } from "@socketserver/core/WorkerError"
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
@@ -48,7 +48,7 @@ export interface Assignment {
   readonly pool: Pool
   readonly handler: Portable<any, any, any, any>
   readonly timeout: Duration.Duration | undefined
-  readonly request: RemoteConnection | RemoteDatagram | RemoteTask
+  readonly request: RemoteConnection | RemoteDatagram | RemoteMessage | RemoteTask
 }
 
 /** Runs it, and ends as it does; fails with `WorkerError` as it is. Interrupting it interrupts the handler. */
@@ -133,6 +133,8 @@ class RemoteJob implements Job {
         ? request.connection.id
         : request._tag === "Datagram"
         ? request.datagram.id
+        : request._tag === "Message"
+        ? request.message.id
         : 0,
       span: encodeSpan(this.context)
     }
@@ -141,14 +143,28 @@ class RemoteJob implements Job {
         return worker.post({ ...message, subject: { _tag: "Task", input: encodeValue(request.input) } })
       case "Datagram": {
         const { local, payload, peer, truncated } = request.datagram
-        this.help(Effect.map(request.datagram.draining, () => this.tellDrain()))
+        this.help(Effect.map(request.datagram.draining, () => this.tellDrain(0)))
         return worker.post({
           ...message,
           subject: { _tag: "Datagram", peer: encodeValue(peer), local: encodeValue(local), payload, truncated }
         })
       }
+      case "Message": {
+        const { draining, payload, peer, sender } = request.message
+        this.help(Effect.map(draining, () => this.tellDrain(0)))
+        return worker.post({
+          ...message,
+          subject: {
+            _tag: "Message",
+            peer: encodeValue(peer),
+            local: encodeValue(sender.local),
+            sender: sender.id,
+            payload: encodeValue(payload)
+          }
+        })
+      }
       case "Connection": {
-        const { connection, haltInput, handshake, idleMillis, onDrain, replaceWire, watch, wire } = request
+        const { connection, haltInput, handshake, onDrain, patience, replaceWire, watch, wire } = request
         const { proxy } = connection
         const portableTls = wire instanceof NodeWire ? wire.portableTls : undefined
         const subjectAs = (
@@ -166,7 +182,8 @@ class RemoteJob implements Job {
           transfer,
           allowHalfOpen,
           watch: watch !== undefined,
-          idleMillis,
+          // Where the socket stays here, so does the output that waits.
+          patience: transfer === "socket" ? patience : { ...patience, write: Infinity },
           tls: connection.tls,
           startTls: wire.startTls === undefined ? undefined : Duration.toMillis(wire.startTls.timeout)
         })
@@ -196,18 +213,21 @@ class RemoteJob implements Job {
           worker.post({ ...message, subject: subjectAs("bytes", encodeEnds(connection), true) })
           watch?.()
         }
-        return onDrain(() => this.tellDrain())
+        return onDrain((expected) => this.tellDrain(expected))
       }
     }
   }
+
+  /** Of a handshake that the handler has asked for, where the worker has the socket. */
+  private upgrading: ((succeeded: boolean) => void) | undefined
 
   private notShaken(cause: unknown): void {
     ;(this.assignment.request as RemoteConnection).handshake!.failed(cause)
     this.finish(Exit.void)
   }
 
-  private tellDrain(): void {
-    if (!this.ended) this.worker!.post({ _tag: "Drain", id: this.id })
+  private tellDrain(expected: number): void {
+    if (!this.ended) this.worker!.post({ _tag: "Drain", id: this.id, expected })
   }
 
   /** Runs something until the job ends. */
@@ -230,11 +250,15 @@ class RemoteJob implements Job {
         const { timeout } = this.assignment
         const { handshake } = request as RemoteConnection
         this.wire!.tls = message.tls
+        if (this.upgrading !== undefined) return this.upgrading(true)
         if (handshake === undefined) return
         handshake.succeeded()
         if (timeout !== undefined) this.allow(Duration.toMillis(timeout))
         return
       }
+      case "Shaking":
+        this.upgrading = (request as RemoteConnection).followHandshake()
+        return
       case "NotShaken":
         this.wire!.release()
         return this.notShaken(decodeValue(message.cause))
@@ -245,12 +269,27 @@ class RemoteJob implements Job {
       case "Annotate":
         return this.answer(
           message.call,
-          subjectOf(request as RemoteConnection | RemoteDatagram).annotate(message.key, decodeValue(message.value))
+          subjectOf(request as RemoteConnection | RemoteDatagram | RemoteMessage).annotate(
+            message.key,
+            decodeValue(message.value)
+          )
         )
       case "Send": {
         const { call, payload, to } = message
         const { datagram } = request as RemoteDatagram
         return this.answer(call, to === undefined ? datagram.reply(payload) : datagram.send(decodeValue(to), payload))
+      }
+      case "Answer": {
+        const { reply, sender } = (request as RemoteMessage).message as Message<unknown, unknown>
+        const { call, how, value } = message
+        switch (how) {
+          case "reply":
+            return this.answer(call, reply(decodeValue(value)))
+          case "send":
+            return this.answer(call, sender.send(decodeValue(value)))
+          default:
+            return this.answer(call, sender[how])
+        }
       }
       default:
         return this.onConnection(message, request as RemoteConnection)
@@ -263,12 +302,14 @@ class RemoteJob implements Job {
     if (this.ended) this.worker!.forget(this)
   }
 
-  private onConnection(message: FromWorker, { connection, onIdle }: RemoteConnection): void {
+  private onConnection(message: FromWorker, { connection, onTimeout }: RemoteConnection): void {
     const { id } = this
     const worker = this.worker!
     switch (message._tag) {
-      case "Idle":
-        return void this.help(Effect.map(onIdle, () => worker.post({ _tag: "TimeOut", id })))
+      case "TimingOut": {
+        const { deadline } = message
+        return void this.help(Effect.map(onTimeout, () => worker.post({ _tag: "TimeOut", id, deadline })))
+      }
       case "Resume":
         this.pumping = this.help(this.pump(connection))
         return
@@ -350,6 +391,13 @@ class RemoteJob implements Job {
       if (state !== undefined) request.ended({ ...state, lost: state.lost && decodeFailure(state.lost) })
       this.wire?.counted(bytesRead, bytesWritten)
     }
+    if (request._tag === "Message" && Exit.isFailure(decoded)) {
+      for (const reason of decoded.cause.reasons) {
+        const isOwn = Cause.isFailReason(reason) && reason.error instanceof ConnectionError &&
+          reason.error.connection === request.message.sender.id
+        if (isOwn) request.own(reason.error)
+      }
+    }
     this.finish(decoded)
   }
 
@@ -426,13 +474,19 @@ class RemoteJob implements Job {
   }
 }
 
-const subjectOf = (request: RemoteConnection | RemoteDatagram): Connection | Datagram =>
-  request._tag === "Connection" ? request.connection : request.datagram
+const subjectOf = (request: RemoteConnection | RemoteDatagram | RemoteMessage): Pick<Connection, "annotate"> =>
+  request._tag === "Connection"
+    ? request.connection
+    : request._tag === "Datagram"
+    ? request.datagram
+    : request.message.sender
 
 const failureIn = (cause: Cause.Cause<ConnectionError | Cause.Done>): WireFailure => {
   const [reason] = cause.reasons
   const error = reason !== undefined && Cause.isFailReason(reason) ? reason.error : undefined
-  return error?._tag === "ConnectionError" && error.reason._tag === "Failed"
-    ? encodeFailure({ _tag: "Failed", cause: error.reason.cause })
+  const why = error?._tag === "ConnectionError" ? error.reason : undefined
+  // A peer that does not read has its connection ended here, with `Timeout`: so it is there.
+  return why?._tag === "Failed" || why?._tag === "Timeout"
+    ? encodeFailure({ _tag: "Failed", cause: why._tag === "Failed" ? why.cause : why })
     : { _tag: "Reset" }
 }

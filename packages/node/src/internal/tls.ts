@@ -5,10 +5,7 @@
 import type { TlsInfo } from "@socketserver/core/Connection"
 import { Reset } from "@socketserver/core/ConnectionError"
 import type { Wire } from "@socketserver/core/StreamTransport"
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as Metric from "effect/Metric"
 import type * as Net from "node:net"
 import type * as Tls from "node:tls"
 import { makeServer, type PlainTls, type Select } from "./tlsOptions.ts"
@@ -123,27 +120,6 @@ export const shakeHands = (server: Tls.Server, wire: Wire, clear: Clear): Effect
     else begin(below)
     return Effect.sync(() => pending.fail(undefined))
   })
-
-const outcomes = Metric.counter("socketserver_tls_handshakes", { description: "TLS handshakes, by outcome" })
-const succeeded = Metric.withAttributes(outcomes, { outcome: "succeeded" })
-const failed = Metric.withAttributes(outcomes, { outcome: "failed" })
-const duration = Metric.histogram("socketserver_tls_handshake_millis", {
-  description: "How long successful TLS handshakes took, in milliseconds",
-  boundaries: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000]
-})
-
-export const count = (isSuccess: boolean, millis: number) =>
-  isSuccess
-    ? Effect.andThen(Metric.update(succeeded, 1), Metric.update(duration, millis))
-    : Metric.update(failed, 1)
-
-/** Counts a handshake, and how long it takes. */
-export const counted = <A>(handshake: Effect.Effect<A, unknown>): Effect.Effect<A, unknown> =>
-  Effect.flatMap(Clock.currentTimeMillis, (begun) =>
-    Effect.onExit(
-      handshake,
-      (exit) => Effect.flatMap(Clock.currentTimeMillis, (now) => count(Exit.isSuccess(exit), now - begun))
-    ))
 
 const infoOf = (socket: Tls.TLSSocket): TlsInfo => {
   const certificate = socket.getPeerX509Certificate()

@@ -1,5 +1,6 @@
 /** TLS as a step of the pipe: it loads certificates when a server starts to listen, and again when they have changed. */
 import type { ListenError } from "@socketserver/core/ListenError"
+import { publish } from "@socketserver/core/ServerEvent"
 import { type Handshake, type Preface, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
@@ -12,7 +13,7 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type * as Tls from "node:tls"
 import { invalid } from "./options.ts"
-import { type Clear, count, counted, handshakeServer, pendingOf, shakeHands } from "./tls.ts"
+import { type Clear, handshakeServer, pendingOf, shakeHands } from "./tls.ts"
 import {
   checkDuration,
   checkIdentity,
@@ -105,18 +106,14 @@ class TlsState<R> {
       run: (wire, takeInput) => Effect.suspend(() => this.shake(wire, { input: takeInput() })),
       leave: (wire) => {
         if (this.portable === undefined || !(wire instanceof NodeWire)) return undefined
-        const begun = performance.now()
         wire.portableTls = this.portable
-        return {
-          first: { preface: "ClientHello", timeout: this.handshake.timeout, look: lookForHello },
-          ended: (isSuccess) => count(isSuccess, performance.now() - begun)
-        }
+        return { preface: "ClientHello", timeout: this.handshake.timeout, look: lookForHello }
       }
     }
   }
 
   shake(wire: Wire, clear: Clear): Effect.Effect<Wire, unknown> {
-    return counted(Effect.suspend(() => shakeHands(this.server!, wire, clear)))
+    return Effect.suspend(() => shakeHands(this.server!, wire, clear))
   }
 
   /** Loads what there is, and watches it until the scope ends. */
@@ -162,13 +159,18 @@ class TlsState<R> {
         const complaint = String(Cause.squash(cause))
         if (complaint === this.complaint) return Effect.void
         this.complaint = complaint
-        return Effect.logWarning("TLS: the new certificate cannot be used, the old one stays", cause)
+        return publish({
+          _tag: "Problem",
+          level: "Warn",
+          message: "TLS: the new certificate cannot be used, the old one stays",
+          cause
+        })
       },
       onSuccess: (settings) => {
         this.complaint = undefined
         if (contentsOf(settings) === contentsOf(this.settings!)) return Effect.void
         this.use(settings)
-        return Effect.logInfo("TLS: new certificates are in use")
+        return publish({ _tag: "CertificatesRenewed" })
       }
     })
   }

@@ -29,6 +29,13 @@ export interface Addresses {
   readonly localOf: (socket: Net.Socket) => SocketAddress
 }
 
+/** What a socket of Node's knows of the write that is under way: how long it is, and how much of it waits in the system's hands. */
+interface Insides {
+  readonly writableLength: number
+  readonly _writableState?: { readonly writelen?: number }
+  readonly _handle?: { readonly writeQueueSize?: number } | null
+}
+
 const ignore = () => {}
 
 /**
@@ -97,8 +104,14 @@ export class NodeWire implements Wire {
     return this.socket.bytesWritten + (this.encryption?.bytesWritten ?? 0)
   }
 
+  /**
+   * Node counts what is being written as unsent until all of it is gone. How much of it is gone shows only in two fields that are
+   * not documented: without them, a peer that takes a large write slowly looks like one that takes nothing.
+   */
   get unsent(): number {
-    return this.socket.writableLength
+    const { _handle, _writableState, writableLength } = this.socket as unknown as Insides
+    const { writelen = 0 } = _writableState ?? {}
+    return writableLength - Math.max(0, writelen - (_handle?.writeQueueSize ?? writelen))
   }
 
   get tls(): TlsInfo | undefined {

@@ -3,10 +3,11 @@
  * What a handler is given here does what it does in a server, by messages, or, where the socket came along, by itself.
  */
 import type { TlsInfo } from "@socketserver/core/Connection"
-import { ConnectionError, Timeout } from "@socketserver/core/ConnectionError"
+import { Closed, ConnectionError, Timeout } from "@socketserver/core/ConnectionError"
 import type { Datagram } from "@socketserver/core/Datagram"
 import type { DatagramError } from "@socketserver/core/DatagramError"
 import { isPortable, type Portable } from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
 import type { StartTls, Wire } from "@socketserver/core/StreamTransport"
 import { hostConnection, type HostedConnection } from "@socketserver/core/WorkerDispatch"
 import * as Cause from "effect/Cause"
@@ -17,7 +18,9 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import type * as NetAddress from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
 import { Socket } from "node:net"
 import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
@@ -79,7 +82,14 @@ class Job {
     const { context, portable } = handlers.get(handler)!
     const own = Context.merge(context, reporter.spanContext(span, this.id)).pipe(Context.add(CurrentRequest, this.id))
     const handle = (input: unknown) =>
-      Effect.scoped(Effect.suspend(() => portable.handle(input))) as Effect.Effect<unknown, unknown>
+      Effect.scoped(
+        subject._tag === "Message"
+          ? Effect.flatMap(
+            Effect.suspend(() => portable.handle(input)),
+            (reply) => replyAll(input as RemoteReplies, reply)
+          )
+          : Effect.suspend(() => portable.handle(input))
+      ) as Effect.Effect<unknown, unknown>
     this.fiber = Effect.runForkWith(own)(
       subject._tag === "Connection" && subject.handshake !== undefined
         ? Effect.flatMap(
@@ -97,6 +107,8 @@ class Job {
         return decodeValue(subject.input)
       case "Datagram":
         return this.makeDatagram(subject, request)
+      case "Message":
+        return this.makeMessage(subject, request)
       case "Connection":
         return this.host(subject, request, this.makeWire(subject, socket))
     }
@@ -110,8 +122,8 @@ class Job {
       input: subject.input,
       watch: this.watch = subject.watch && subject.transfer === "socket",
       onGone: (how) => this.onGone(how),
-      idleMillis: subject.idleMillis,
-      onIdle: () => post({ _tag: "Idle", id: this.id }),
+      patience: subject.patience,
+      onTimeout: (deadline) => post({ _tag: "TimingOut", id: this.id, deadline }),
       annotate: this.annotate,
       onReleased: () => this.onReleased()
     })
@@ -167,7 +179,11 @@ class Job {
       if (startTls !== undefined) {
         wire.startTls = {
           timeout: Duration.millis(startTls),
-          run: (goAhead) => Effect.map(upgradeAs(tlsStep!, wire, goAhead), (wire) => this.shaken(wire))
+          run: (goAhead) =>
+            Effect.suspend(() => {
+              post({ _tag: "Shaking", id: this.id })
+              return Effect.map(shakeHandsAs(tlsStep!, wire, { goAhead }), (wire) => this.shaken(wire))
+            })
         }
       }
       return wire
@@ -229,6 +245,48 @@ class Job {
     }
   }
 
+  private makeMessage(
+    { local, payload, peer, sender }: SubjectOf<"Message">,
+    request: number
+  ): Message<unknown, unknown> {
+    const from: NetAddress.SocketAddress = decodeValue(peer)
+    const gone = Effect.suspend(() =>
+      Effect.fail(
+        new ConnectionError({
+          reason: new Closed({ what: "connection" }),
+          connection: sender,
+          peer: `${String(from)}, whose message's handler has ended in its worker`
+        })
+      )
+    )
+    const answer = (how: "reply" | "send" | "close" | "closed") => (value: unknown) =>
+      Effect.suspend(() =>
+        this.ended ? gone : this.ask<ConnectionError>((call) => ({
+          _tag: "Answer",
+          id: this.id,
+          call,
+          how,
+          value: encodeValue(value)
+        }))
+      )
+    return {
+      id: request,
+      payload: decodeValue(payload),
+      peer: from,
+      sender: {
+        id: sender,
+        peer: from,
+        local: decodeValue(local),
+        send: answer("send"),
+        close: Effect.ignore(answer("close")(undefined)),
+        closed: Effect.ignore(answer("closed")(undefined)),
+        annotate: this.annotate
+      },
+      reply: answer("reply"),
+      draining: (this.draining = Latch.makeUnsafe(false)).await
+    }
+  }
+
   // ---- what the pool says
 
   receive(message: ToWorker): void {
@@ -241,10 +299,10 @@ class Job {
         // As in a server: a drain does not wait for handshakes.
         if (this.shaking !== undefined) return this.fiber?.interruptUnsafe()
         // As in a server: what lies in the system's buffers already is a request that the connection is not idle with.
-        setImmediate(() => setImmediate(() => this.hosted?.drain()))
+        setImmediate(() => setImmediate(() => this.hosted?.drain(message.expected)))
         return
       case "TimeOut":
-        return this.hosted?.timeOut()
+        return this.hosted?.timeOut(message.deadline)
       case "Input":
         return this.port?.received(message.bytes)
       case "InputEnd":
@@ -331,10 +389,16 @@ class Job {
   }
 }
 
+type RemoteReplies = Pick<Message<unknown, unknown>, "reply">
+
+/** A stream of replies cannot travel: they do, one by one. */
+const replyAll = ({ reply }: RemoteReplies, value: unknown): Effect.Effect<unknown, unknown> =>
+  Stream.isStream(value) ? Stream.runForEach(value as Stream.Stream<unknown>, reply) : Effect.succeed(value)
+
 /** What there is to say, if there is anything. */
 const stateOf = (hosted: HostedConnection) => {
   const state = hosted.state()
-  return state.lost === undefined && !state.drained && !state.timedOut
+  return state.lost === undefined && !state.drained && state.timedOut === undefined
     ? undefined
     : { ...state, lost: state.lost && encodeFailure(state.lost) }
 }
@@ -360,24 +424,16 @@ const isPlainEnd = (exit: Exit.Exit<unknown, unknown>): boolean =>
 /** By step. Workers of servers without TLS never load it. */
 const tlsServers = new Map<number, ReturnType<typeof makeHandshakes>>()
 const makeHandshakes = async (settings: PlainTls) => {
-  const [{ counted, handshakeServer, shakeHands }, { selectByName }] = await Promise.all([
+  const [{ handshakeServer, shakeHands }, { selectByName }] = await Promise.all([
     import("./tls.ts"),
     import("./tlsOptions.ts")
   ])
   const server = handshakeServer(settings, selectByName(settings))
-  return { counted, shakeHands: (wire: Wire, clear: Clear) => shakeHands(server, wire, clear) }
+  return (wire: Wire, clear: Clear) => shakeHands(server, wire, clear)
 }
 
-/** A handshake that the server counts. */
 const shakeHandsAs = (step: number, wire: Wire, clear: Clear) =>
-  Effect.flatMap(Effect.promise(() => tlsServers.get(step)!), ({ shakeHands }) => shakeHands(wire, clear))
-
-/** A handshake that is counted here. */
-const upgradeAs = (step: number, wire: Wire, goAhead: Uint8Array | string) =>
-  Effect.flatMap(
-    Effect.promise(() => tlsServers.get(step)!),
-    ({ counted, shakeHands }) => counted(shakeHands(wire, { goAhead }))
-  )
+  Effect.flatMap(Effect.promise(() => tlsServers.get(step)!), (shakeHands) => shakeHands(wire, clear))
 
 const load = ({ handler, module, name }: Extract<ToWorker, { readonly _tag: "Load" }>) =>
   Effect.gen(function*() {

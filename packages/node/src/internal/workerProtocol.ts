@@ -4,7 +4,7 @@
  */
 import type { TlsInfo } from "@socketserver/core/Connection"
 import type { WireFailure } from "@socketserver/core/StreamTransport"
-import type { ConnectionState } from "@socketserver/core/WorkerDispatch"
+import type { ConnectionState, Patience } from "@socketserver/core/WorkerDispatch"
 import type * as NetAddress from "effect/net/NetAddress"
 import type * as Net from "node:net"
 import { inetAddress } from "./address.ts"
@@ -39,7 +39,7 @@ export type Subject =
     readonly startTls: number | undefined
     readonly allowHalfOpen: boolean
     readonly watch: boolean
-    readonly idleMillis: number | undefined
+    readonly patience: Patience
   }
   | {
     readonly _tag: "Datagram"
@@ -48,7 +48,17 @@ export type Subject =
     readonly payload: Uint8Array
     readonly truncated: boolean
   }
+  | {
+    readonly _tag: "Message"
+    readonly peer: EncodedValue
+    readonly local: EncodedValue
+    /** The sender's number. */
+    readonly sender: number
+    readonly payload: EncodedValue
+  }
   | { readonly _tag: "Task"; readonly input: EncodedValue }
+
+type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export type ToWorker =
   /** The answer to `Started`. */
@@ -68,9 +78,10 @@ export type ToWorker =
     readonly socket?: unknown
   }
   | { readonly _tag: "Interrupt"; readonly id: number }
-  | { readonly _tag: "Drain"; readonly id: number }
+  /** For so many milliseconds, a peer that has said nothing yet may still do so. */
+  | { readonly _tag: "Drain"; readonly id: number; readonly expected: number }
   // To a connection.
-  | { readonly _tag: "TimeOut"; readonly id: number }
+  | { readonly _tag: "TimeOut"; readonly id: number; readonly deadline: ReadDeadline }
   | { readonly _tag: "Input"; readonly id: number; readonly bytes: Uint8Array }
   | { readonly _tag: "InputEnd"; readonly id: number }
   | { readonly _tag: "Lost"; readonly id: number; readonly failure: WireFailure }
@@ -135,7 +146,7 @@ export type FromWorker =
     readonly key: string
     readonly value: EncodedValue
   }
-  | { readonly _tag: "Idle"; readonly id: number }
+  | { readonly _tag: "TimingOut"; readonly id: number; readonly deadline: ReadDeadline }
   | { readonly _tag: "Report"; readonly report: Report }
   // From a connection.
   | { readonly _tag: "Resume"; readonly id: number }
@@ -146,6 +157,8 @@ export type FromWorker =
   | { readonly _tag: "Upgrade"; readonly id: number; readonly call: number; readonly goAhead: Uint8Array | string }
   | { readonly _tag: "Closed"; readonly id: number; readonly how: "close" | "destroy" | "reset" }
   // From a connection whose socket the worker has.
+  /** The handler has asked for a handshake. */
+  | { readonly _tag: "Shaking"; readonly id: number }
   /** A handshake has succeeded: the handler begins, or goes on. */
   | { readonly _tag: "Shaken"; readonly id: number; readonly tls: TlsInfo }
   /** It has failed, or was interrupted: nothing is left of the connection. */
@@ -164,6 +177,14 @@ export type FromWorker =
     readonly call: number
     readonly to: EncodedValue
     readonly payload: Uint8Array | string
+  }
+  /** What a message's handler asks of its sender. */
+  | {
+    readonly _tag: "Answer"
+    readonly id: number
+    readonly call: number
+    readonly how: "reply" | "send" | "close" | "closed"
+    readonly value: EncodedValue
   }
 
 export const encodeFailure = (failure: WireFailure): WireFailure =>

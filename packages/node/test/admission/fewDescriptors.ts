@@ -1,5 +1,5 @@
 /** A server, for a process with few descriptors: tells its port, and at each line of its input how it is. */
-import { Dispatch, Server } from "@socketserver/core"
+import { Dispatch, Logging, Server } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import { Context, Effect, Layer, Stream } from "effect"
 import { NetAddress } from "effect/net"
@@ -22,4 +22,4 @@ const program = Effect.gen(function*() {
   return yield* Effect.never
 })
 
-Effect.runFork(Effect.scoped(program))
+Effect.runFork(Effect.scoped(program).pipe(Effect.provide(Logging.off)))

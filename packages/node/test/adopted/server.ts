@@ -2,7 +2,7 @@
  * A server on a socket that its parent has opened. Its arguments are a transport and the options; each line of its input is an
  * order. It prints where it listens, and what became of each order. Answers name the process, so that one sees who answers.
  */
-import { Dispatch, Server } from "@socketserver/core"
+import { Dispatch, Logging, Server } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import { Context, Effect, Exit, Layer, Scope, Stream } from "effect"
 import { existsSync, readFileSync } from "node:fs"
@@ -53,5 +53,10 @@ const program = Effect.gen(function*() {
   )
 })
 
-await Effect.runPromise(Effect.scoped(Effect.catch(program, (error) => say({ error: error.message }))))
+await program.pipe(
+  Effect.catch((error) => say({ error: error.message })),
+  Effect.scoped,
+  Effect.provide(Logging.off),
+  Effect.runPromise
+)
 process.exit()

@@ -2,6 +2,8 @@
 import type { Connection } from "@socketserver/core/Connection"
 import type { Datagram } from "@socketserver/core/Datagram"
 import * as Handler from "@socketserver/core/Handler"
+import type { Message } from "@socketserver/core/Message"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
@@ -90,6 +92,14 @@ const act = (
       return Effect.onInterrupt(
         Effect.andThen(connection.write("waiting\n"), Effect.never),
         () => Effect.ignore(connection.write("interrupted\n"))
+      )
+    case "flood":
+      return Effect.forever(connection.write("x".repeat(100_000)))
+    case "leave":
+      // With more written than the system takes. What an interrupted write was given leaves with the rest, if it can.
+      return Effect.andThen(
+        Effect.timeoutOption(connection.write("x".repeat(32_000_000)), "10 millis"),
+        Effect.fail(Cause.Done())
       )
     case "stay":
       return Effect.uninterruptible(Effect.andThen(connection.write("staying\n"), Effect.never))
@@ -182,6 +192,43 @@ export const obeyPacket = Handler.portable(
     })
 )
 
+// ---- messages
+
+export const obeyMessage = Handler.portable(
+  import.meta.url,
+  "obeyMessage",
+  ({ payload, reply, sender }: Message<string, string>) =>
+    Effect.gen(function*() {
+      switch (payload) {
+        case "fail":
+          return yield* Effect.fail(new Oops({ detail: "message" }))
+        case "exit":
+          return process.exit(1)
+        case "compute":
+          return computeForEver()
+        case "nothing":
+          return undefined
+        case "stream":
+          return Stream.make("one", "two")
+        case "early":
+          yield* reply("early")
+          return "late"
+        case "push":
+          yield* sender.annotate("pushed", true)
+          yield* sender.send("pushed")
+          return `${sender.id}`
+        case "slow":
+          return yield* Effect.as(Effect.sleep("50 millis"), "slow")
+        case "quit":
+          return yield* Effect.as(sender.close, "bye")
+        case "throw":
+          return "two\nlines"
+        default:
+          return payload.toUpperCase()
+      }
+    })
+)
+
 // ---- tasks
 
 export const square = Handler.portable(import.meta.url, "square", (n: number) => Effect.succeed(n * n))
@@ -234,4 +281,16 @@ export const reluctant = Handler.portable(
       )
     )
   }
+)
+
+/** Says which span it is in, and makes one. */
+export const traced = Handler.portable(
+  import.meta.url,
+  "traced",
+  (connection: Connection) =>
+    Effect.gen(function*() {
+      const span = yield* Effect.orDie(Effect.currentSpan)
+      span.attribute("from", "the worker")
+      yield* Effect.withSpan(connection.write(span.name), "in the worker")
+    })
 )

@@ -1,4 +1,4 @@
-/** The demo, as a user has it: a process that prints what to type, and drains when it is told to stop. */
+/** Several servers in one program, as a user has it: a process that prints what to type, and drains when it is told to stop. */
 import { assert, describe, it } from "@effect/vitest"
 import { Server } from "@socketserver/core"
 import { Effect } from "effect"
@@ -9,7 +9,7 @@ import { startExample, targetIn, targetOf, temporaryDirectory, withEachClient } 
 
 const startDemo = Effect.gen(function*() {
   const socket = join(yield* temporaryDirectory, "upper.sock")
-  const demo = yield* startExample("demo", { UPPER_PORT: "0", CHAT_PORT: "0", UPPER_SOCKET: socket })
+  const demo = yield* startExample("several", { UPPER_PORT: "0", CHAT_PORT: "0", UPPER_SOCKET: socket })
   const printed: Array<string> = []
   while (!printed.at(-1)?.includes("Ctrl-C")) printed.push(yield* demo.line)
   const [tcp, unix, room] = printed.filter((line) => line.includes("nc ")).map(targetIn)
@@ -22,7 +22,7 @@ const report = (name: string, idle: number) =>
     `^${name}: drained in \\d+ ms; idle connections ended: ${idle}, completed: 0, interrupted: 0, killed: 0, refused: 0$`
   )
 
-describe("the demo", () => {
+describe("several servers", () => {
   withEachClient(
     "serves three addresses, and on SIGTERM drains, reports, and exits with 0",
     (open) =>
@@ -67,7 +67,7 @@ describe("the demo", () => {
         assert.isTrue("port" in address)
         const port = "port" in address ? address.port : 0
         const socket = join(yield* temporaryDirectory, "upper.sock")
-        const demo = yield* startExample("demo", {
+        const demo = yield* startExample("several", {
           UPPER_PORT: "0",
           CHAT_PORT: "0",
           UPPER_SOCKET: socket,
@@ -84,7 +84,7 @@ describe("the demo", () => {
 
   it.live("exits with 1 and one line that names the variable, when a port is not a number", () =>
     Effect.gen(function*() {
-      const demo = yield* startExample("demo", { UPPER_PORT: "many" })
+      const demo = yield* startExample("several", { UPPER_PORT: "many" })
       const errors = yield* demo.errors
       assert.strictEqual(errors.length, 1)
       assert.include(errors[0], "UPPER_PORT")

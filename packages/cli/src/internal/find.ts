@@ -1,0 +1,63 @@
+/**
+ * Where the control of a running program is: a socket in the user's own directory, by the program's name. So that it is found
+ * without being told.
+ */
+import { ControlClient } from "@socketserver/node"
+import { Effect } from "effect"
+import * as Fs from "node:fs"
+import { tmpdir } from "node:os"
+import { basename, join, resolve } from "node:path"
+import { failure, misuse } from "./problem.ts"
+
+/** `$XDG_RUNTIME_DIR/socketserver`; without one, a directory of this user's among the temporary files. */
+const directory = (): string => {
+  const runtime = process.env["XDG_RUNTIME_DIR"]
+  return runtime !== undefined && runtime !== ""
+    ? join(runtime, "socketserver")
+    : join(tmpdir(), `socketserver-${process.getuid?.() ?? 0}`)
+}
+
+/** The directory, which is this user's alone: in a directory that is everybody's, somebody else may have made it. */
+export const ownDirectory = Effect.suspend(() => {
+  const path = directory()
+  try {
+    Fs.mkdirSync(path, { recursive: true, mode: 0o700 })
+    const found = Fs.lstatSync(path)
+    if (!found.isDirectory() || found.uid !== process.getuid?.() || (found.mode & 0o022) !== 0) {
+      return failure(`${path} is not a directory of this user's alone: name another place by --control PATH`)
+    }
+    return Effect.succeed(path)
+  } catch (error) {
+    return failure(`cannot make ${path}: ${(error as Error).message}; name another place by --control PATH`)
+  }
+})
+
+/** A path has a slash, a name has none. */
+export const pathOf = (control: string): Effect.Effect<string, never> =>
+  Effect.sync(() => control.includes("/") ? resolve(control) : join(directory(), `${control}.sock`))
+
+/** Who is asked: whom `--control` names, or the only one that runs. */
+export const find = Effect.fnUntraced(function*(control: string | undefined) {
+  if (control !== undefined) return yield* pathOf(control)
+  const place = directory()
+  const files = yield* Effect.sync(() => Fs.existsSync(place) ? Fs.readdirSync(place) : [])
+  const running: Array<string> = []
+  for (const file of files.filter((file) => file.endsWith(".sock")).toSorted()) {
+    const answer = yield* ControlClient.request(join(place, file), { do: "servers" }).pipe(
+      Effect.timeout("2 seconds"),
+      Effect.option
+    )
+    if (answer._tag === "Some") running.push(file)
+  }
+  const [only] = running
+  if (only === undefined) {
+    return yield* failure(
+      `no running server found in ${place}: start one by \`socketserver serve\`, or name its socket by --control PATH`
+    )
+  }
+  if (running.length > 1) {
+    const names = running.map((file) => basename(file, ".sock"))
+    return yield* misuse(`several programs run: ${names.join(", ")}; choose one by --control NAME`)
+  }
+  return join(place, only)
+})

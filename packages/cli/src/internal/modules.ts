@@ -1,0 +1,188 @@
+/**
+ * Handlers from a user's module: which export is meant, is it one, and loading it again when its file, or one that it imports
+ * by a path, has changed.
+ */
+import { type Connection, type Datagram, Handler } from "@socketserver/core"
+import { Effect, Queue } from "effect"
+import * as Fs from "node:fs"
+import { registerHooks } from "node:module"
+import { basename, dirname, join, resolve } from "node:path"
+import { fileURLToPath, pathToFileURL } from "node:url"
+import { failure, misuse, oneLine, type Problem } from "./problem.ts"
+
+export type Subject = Connection.Connection | Datagram.Datagram
+export type PlainHandler = (subject: Subject) => Effect.Effect<unknown, unknown, any>
+export type PortableHandler = Handler.Portable<any, unknown, unknown, any>
+
+/** What the servers of one command need of a module. */
+export interface Wanted {
+  /** The export for connections, where there are servers for them. */
+  readonly stream: string | undefined
+  /** The export for packets; `undefined` where it is not named. */
+  readonly datagram: string | undefined
+  readonly hasStream: boolean
+  readonly hasDatagram: boolean
+  /** Workers run portable handlers alone. */
+  readonly dispatch: string
+  readonly portable: boolean
+}
+
+export interface Handlers {
+  readonly stream: PlainHandler | PortableHandler | undefined
+  readonly datagram: PlainHandler | PortableHandler | undefined
+}
+
+const isHandler = (value: unknown): value is PlainHandler | PortableHandler =>
+  typeof value === "function" || Handler.isPortable(value)
+
+const kindOf = (value: unknown): string =>
+  value === null
+    ? "null"
+    : Array.isArray(value)
+    ? "an array"
+    : typeof value === "object"
+    ? "an object"
+    : `a ${typeof value}`
+
+const withoutQuery = (url: string): string => url.replace(/[?#].*$/, "")
+
+/** A module, which can be loaded again. */
+export class UserModule {
+  /** As the user has written it. */
+  readonly name: string
+  private readonly url: string
+  /** Its file, and those that it imports by paths, directly or not: packages are not looked at. */
+  readonly files = new Set<string>()
+  private loads = 0
+  private hooks: ReturnType<typeof registerHooks> | undefined
+
+  constructor(name: string) {
+    this.name = name
+    this.url = pathToFileURL(resolve(name)).href
+    this.files.add(resolve(name))
+  }
+
+  /**
+   * Node keeps a module that it has loaded; by another query it is another module. From now on a module that is loaded again
+   * gets all that it imports by paths anew.
+   */
+  readonly reloading = Effect.acquireRelease(
+    Effect.sync(() => {
+      this.hooks = registerHooks({
+        resolve: (specifier, context, next) => {
+          const found = next(specifier, context)
+          const isOurs = /^(\.{0,2}\/|file:)/.test(specifier) && found.url.startsWith("file:") &&
+            context.parentURL?.startsWith("file:") === true &&
+            this.files.has(fileURLToPath(withoutQuery(context.parentURL)))
+          if (!isOurs) return found
+          this.files.add(fileURLToPath(withoutQuery(found.url)))
+          return this.loads <= 1 ? found : { ...found, url: `${withoutQuery(found.url)}?load=${this.loads}` }
+        }
+      })
+    }),
+    () => Effect.sync(() => this.hooks?.deregister())
+  )
+
+  load(wanted: Wanted): Effect.Effect<Handlers, Problem> {
+    return Effect.gen({ self: this }, function*() {
+      const { name, url } = this
+      const path = fileURLToPath(url)
+      if (!Fs.existsSync(path)) return yield* failure(`cannot find ${name}: there is no such file`)
+      if (Fs.statSync(path).isDirectory()) {
+        return yield* failure(`${name} is a directory: name the module in it that exports the handler`)
+      }
+      this.loads++
+      const exports = yield* Effect.tryPromise({
+        try: () => import(this.loads === 1 ? url : `${url}?load=${this.loads}`) as Promise<Record<string, unknown>>,
+        catch: (error) => failure(`cannot load ${name}: ${whereOf(error)}${oneLine(error)}`)
+      })
+      const choose = (exported: string, option: string, what: string) =>
+        Effect.gen({ self: this }, function*() {
+          const value = Object.hasOwn(exports, exported) ? exports[exported] : undefined
+          if (value === undefined) {
+            const others = Object.keys(exports).filter((key) => isHandler(exports[key]))
+            return yield* failure(
+              `${name} has no ${exported === "default" ? "default export" : `export \`${exported}\``}: ` +
+                (others.length > 0
+                  ? `choose a handler by ${option}: ${others.join(", ")}`
+                  : "it exports no handler at all; try `export default (connection) => …`")
+            )
+          }
+          if (!isHandler(value)) {
+            return yield* failure(
+              `${name}: ${exported === "default" ? "the default export" : `\`${exported}\``} is ${
+                kindOf(value)
+              }, not a handler: ` +
+                `it takes a function from a ${what} to an Effect, or what Handler.portable makes`
+            )
+          }
+          if (wanted.portable && !Handler.isPortable(value)) {
+            return yield* failure(
+              `${name}: --dispatch ${wanted.dispatch} runs handlers in workers, and \`${exported}\` is a plain function, which cannot ` +
+                `travel there: make it by Handler.portable(import.meta.url, "${exported}", …), or choose --dispatch fiber`
+            )
+          }
+          return Handler.isPortable(value) ? value : checked(name, exported, value)
+        })
+      const stream = wanted.stream ?? "default"
+      const datagram = wanted.datagram ??
+        (Object.hasOwn(exports, "datagram") ? "datagram" : wanted.hasStream ? undefined : stream)
+      if (wanted.hasDatagram && datagram === undefined) {
+        return yield* misuse(
+          `${name}: connections and packets have handlers of their own; export the one for packets as \`datagram\`, or name it by --datagram-handler`
+        )
+      }
+      return {
+        stream: wanted.hasStream ? yield* choose(stream, "--handler", "connection") : undefined,
+        datagram: wanted.hasDatagram
+          ? yield* choose(datagram!, wanted.hasStream ? "--datagram-handler" : "--handler", "packet")
+          : undefined
+      }
+    })
+  }
+
+  /** Waits for the next change of one of the files; those that come shortly after it belong to it. */
+  readonly changes = Effect.gen({ self: this }, function*() {
+    const queue = yield* Queue.sliding<void>(1)
+    const watched = new Map<string, Fs.FSWatcher>()
+    yield* Effect.addFinalizer(() => Effect.sync(() => watched.forEach((watcher) => watcher.close())))
+    // Editors replace files: it is the directory that tells.
+    const watch = () => {
+      for (const folder of new Set(Array.from(this.files, (file) => dirname(file)))) {
+        if (watched.has(folder)) continue
+        const watcher = Fs.watch(folder, (_, file) => {
+          if (file === null || this.files.has(join(folder, basename(file)))) Queue.offerUnsafe(queue, undefined)
+        })
+        watcher.on("error", () => {})
+        watched.set(folder, watcher)
+      }
+    }
+    return Effect.gen(function*() {
+      watch()
+      yield* Queue.take(queue)
+      yield* Effect.sleep("100 millis")
+      yield* Queue.clear(queue)
+    })
+  })
+}
+
+/** A syntax error says where it is in the first line of its stack. */
+const whereOf = (error: unknown): string => {
+  const [line = ""] = error instanceof SyntaxError ? error.stack?.split("\n") ?? [] : []
+  const [, path, at] = /^(?:file:\/\/)?(\/.*?)(?:\?load=\d+)?:(\d+)$/.exec(line) ?? []
+  return path === undefined ? "" : `${path}:${at}: `
+}
+
+/** JavaScript lets a handler return anything. */
+const checked = (module: string, exported: string, handler: PlainHandler): PlainHandler => (subject) => {
+  const effect: unknown = handler(subject)
+  return Effect.isEffect(effect)
+    ? effect as Effect.Effect<unknown, unknown, any>
+    : Effect.die(
+      new Error(
+        `${module}: the handler \`${exported}\` has returned ${
+          effect instanceof Promise ? "a promise" : kindOf(effect)
+        }, not an Effect`
+      )
+    )
+}

@@ -1,0 +1,324 @@
+/** Servers for as long as nobody asks them to stop: several transports, one command. */
+import {
+  Admission,
+  type DatagramTransport,
+  Dispatch,
+  Handler,
+  type ListenError,
+  Server,
+  type StreamTransport,
+  WorkerDispatch
+} from "@socketserver/core"
+import { Control, NodeDispatch, NodeTransport } from "@socketserver/node"
+import { Clock, Console, Context, Deferred, Duration, Effect, Layer } from "effect"
+import { join } from "node:path"
+import { ownDirectory, pathOf } from "./find.ts"
+import type { Handlers, PlainHandler, PortableHandler, Subject, UserModule, Wanted } from "./modules.ts"
+import { failure, oneLine, type Problem } from "./problem.ts"
+import { firstSignal } from "./signals.ts"
+import { ratesSince, statusLine } from "./status.ts"
+import { Swap } from "./swap.ts"
+import { bytes, clientFor, drained, place } from "./text.ts"
+
+export interface Listen {
+  readonly transport: "tcp" | "unix" | "udp" | "unix-datagram"
+  /** A port, or a path. */
+  readonly at: number | string
+}
+
+export interface ServingOptions {
+  readonly name: string
+  readonly listen: ReadonlyArray<Listen>
+  readonly host: string
+  readonly dispatch: "serial" | "fiber" | "thread" | "process"
+  readonly maxInFlight: number | undefined
+  readonly maxWorkers: number | undefined
+  readonly maxConnections: number | undefined
+  readonly idleTimeout: Duration.Duration | undefined
+  readonly tls: { readonly certFile: string; readonly keyFile: string } | undefined
+  readonly grace: Duration.Duration | undefined
+  readonly kill: Duration.Duration | undefined
+  /** A path or a name; `"none"` for no control. */
+  readonly control: string | undefined
+  /** Is the last line a status? Default: in a terminal. */
+  readonly status: boolean | undefined
+}
+
+/** What is served: a handler, or a module that has one, which may be loaded again. */
+export type Source =
+  | { readonly handlers: Handlers }
+  | { readonly module: UserModule; readonly wanted: Wanted; readonly watch: boolean }
+
+export const isStream = ({ transport }: Listen): boolean => transport === "tcp" || transport === "unix"
+
+/** The workers that a request was given to: its handler runs there, whoever has come after them. */
+const Workers = Context.Reference<WorkerDispatch.Workers | undefined>("@socketserver/cli/Workers", {
+  defaultValue: () => undefined
+})
+
+/** How the handler of one server runs, and how another takes its place. */
+interface Runner {
+  readonly prepare: (
+    handler: PlainHandler | PortableHandler,
+    memoMap: Layer.MemoMap
+  ) => ReturnType<Swap<any>["prepare"]>
+  readonly serve: (
+    transport: Layer.Layer<any>,
+    options: Server.ServerOptions
+  ) => Layer.Layer<Server.Server, ListenError.ListenError>
+}
+
+const serveWith = (stream: boolean, handler: any, options: Server.ServerOptions) => (layer: Layer.Layer<any>) =>
+  (stream ? Server.serveStream(handler, options) : Server.serveDatagram(handler, options as Server.DatagramOptions))(
+    layer
+  ) as Layer.Layer<Server.Server, ListenError.ListenError>
+
+const inline = (options: ServingOptions, stream: boolean, changes: boolean) =>
+  Effect.gen(function*() {
+    const swap = new Swap<PlainHandler>()
+    yield* Effect.addFinalizer(() => swap.release)
+    const dispatch = options.dispatch === "serial"
+      ? Dispatch.serial()
+      : Dispatch.fiberPerRequest({ maxInFlight: options.maxInFlight })
+    return {
+      prepare: (handler, memoMap) =>
+        swap.prepare(
+          Handler.isPortable(handler)
+            ? Effect.gen(function*() {
+              const context = yield* Layer.buildWithMemoMap(handler.layer, memoMap, yield* Effect.scope)
+              return (subject: Subject) => Effect.provideContext(handler.handle(subject), context)
+            })
+            : Effect.succeed(handler)
+        ),
+      serve: (transport, server) =>
+        serveWith(
+          stream,
+          changes ? (subject: Subject) => swap.use((handler) => handler(subject)) : swap.value,
+          server
+        )(dispatch(transport))
+    } satisfies Runner
+  })
+
+const inWorkers = (options: ServingOptions, stream: boolean, kind: "thread" | "process", changes: boolean) =>
+  Effect.gen(function*() {
+    const swap = new Swap<WorkerDispatch.Workers>()
+    yield* Effect.addFinalizer(() => swap.release)
+    const inner = Context.get(
+      yield* Layer.build(
+        NodeDispatch.workerPerRequest({ kind, maxWorkers: options.maxWorkers })(
+          Layer.empty as Layer.Layer<any>
+        ) as Layer.Layer<WorkerDispatch.WorkerDispatch>
+      ),
+      WorkerDispatch.WorkerDispatch
+    )
+    let first: PortableHandler
+    let publish: Parameters<typeof inner.make>[1] | undefined
+    const dispatch: WorkerDispatch.WorkerDispatch["Service"] = {
+      name: inner.name,
+      make: (_, toServer) =>
+        Effect.sync(() => {
+          publish = toServer
+          if (!changes) return swap.value
+          return {
+            strategy: (request) =>
+              swap.use((workers) =>
+                workers.strategy({
+                  id: request.id,
+                  handle: Effect.provideService(request.handle, Workers, workers),
+                  refuse: (policy) => request.refuse(policy)
+                })
+              ),
+            run: (request) => Effect.flatMap(Workers, (workers) => (workers ?? swap.value).run(request)),
+            info: () => swap.value.info()
+          }
+        })
+    }
+    return {
+      prepare: (handler) => {
+        first = handler as PortableHandler
+        return swap.prepare(inner.make(first, (event) => publish?.(event)))
+      },
+      serve: (transport, server) =>
+        serveWith(stream, first, server)(Layer.merge(transport, Layer.succeed(WorkerDispatch.WorkerDispatch, dispatch)))
+    } satisfies Runner
+  })
+
+const runnerOf = (options: ServingOptions, listen: Listen, changes: boolean) =>
+  options.dispatch === "thread" || options.dispatch === "process"
+    ? inWorkers(options, isStream(listen), options.dispatch, changes)
+    : inline(options, isStream(listen), changes)
+
+const transportOf = (options: ServingOptions, { at, transport }: Listen) =>
+  Effect.gen(function*() {
+    const { host, maxConnections, tls } = options
+    const limited = <A extends StreamTransport.StreamTransport>(layer: Layer.Layer<A>) =>
+      maxConnections === undefined
+        ? layer
+        : Admission.maxConnections({ max: maxConnections })(layer as any) as typeof layer
+    switch (transport) {
+      case "tcp": {
+        const tcp = limited(NodeTransport.tcp({ host, port: Number(at) }))
+        return tls === undefined ? tcp : NodeTransport.tls(tls)(tcp)
+      }
+      case "unix":
+        return limited(NodeTransport.unix({ path: String(at) }))
+      case "udp":
+        return NodeTransport.udp({ host, port: Number(at) })
+      case "unix-datagram": {
+        // Has a native part, which not everybody has built.
+        const { UnixDatagram } = yield* Effect.tryPromise({
+          try: () => import("@socketserver/unix-datagram"),
+          catch: (error) => failure(`no unix datagrams here: ${oneLine(error)}`)
+        })
+        return UnixDatagram.transport({ path: String(at) })
+      }
+    }
+  }) as Effect.Effect<Layer.Layer<StreamTransport.StreamTransport | DatagramTransport.DatagramTransport>, Problem>
+
+/** The socket by which others find this program. Of a second one of a name, the process's number is in it. */
+const openControl = Effect.fnUntraced(function*(
+  options: ServingOptions,
+  servers: Readonly<Record<string, Server.Server["Service"]>>
+) {
+  if (options.control === "none") return undefined
+  if (options.control?.includes("/") === true) {
+    const path = yield* pathOf(options.control)
+    yield* Control.make({ path, servers })
+    return path
+  }
+  const directory = yield* ownDirectory
+  const name = options.control ?? options.name
+  const path = join(directory, `${name}.sock`)
+  return yield* Control.make({ path, servers }).pipe(
+    Effect.as(path),
+    Effect.catchReason("ListenError", "AddressInUse", (_, error) => {
+      if (options.control !== undefined) return Effect.fail(error)
+      const other = join(directory, `${name}-${process.pid}.sock`)
+      return Effect.as(Control.make({ path: other, servers }), other)
+    })
+  )
+})
+
+/** The first of these handlers is that of the server; what it needs is built once for all servers of the command. */
+const prepareAll = (
+  servers: ReadonlyArray<{ readonly listen: Listen; readonly runner: Runner }>,
+  handlers: Handlers
+) =>
+  Effect.gen(function*() {
+    const memoMap = Layer.makeMemoMapUnsafe()
+    const prepared: Array<Effect.Success<ReturnType<Runner["prepare"]>>> = []
+    for (const { listen, runner } of servers) {
+      const handler = isStream(listen) ? handlers.stream : handlers.datagram
+      prepared.push(
+        yield* runner.prepare(handler!, memoMap).pipe(
+          Effect.onError(() => Effect.forEach(prepared, ({ discard }) => discard, { discard: true }))
+        )
+      )
+    }
+    for (const { commit } of prepared) yield* commit
+  })
+
+/** Serves until it is asked to stop, or all servers have been drained; then drains what is left, and says how that went. */
+export const serving = (options: ServingOptions, source: Source): Effect.Effect<void, unknown> =>
+  Effect.scoped(Effect.gen(function*() {
+    let restore: (() => void) | undefined
+    const asked = yield* firstSignal(() => restore?.())
+    const watches = "module" in source && source.watch
+    if (watches) yield* source.module.reloading
+    const handlers = "module" in source ? yield* source.module.load(source.wanted) : source.handlers
+
+    const unbuilt: Array<{ readonly listen: Listen; readonly runner: Runner }> = []
+    for (const listen of options.listen) unbuilt.push({ listen, runner: yield* runnerOf(options, listen, watches) })
+    yield* prepareAll(unbuilt, handlers)
+
+    const servers: Record<string, Server.Server["Service"]> = {}
+    const stopped: Array<Effect.Effect<void>> = []
+    for (const { listen, runner } of unbuilt) {
+      let name: string = listen.transport
+      for (let n = 2; servers[name] !== undefined; n++) name = `${listen.transport}-${n}`
+      const layer = runner.serve(yield* transportOf(options, listen), {
+        name,
+        shutdown: { grace: options.grace, kill: options.kill },
+        ...isStream(listen) ? { idleTimeout: options.idleTimeout } : {}
+      })
+      const server = Context.get(yield* Layer.build(layer), Server.Server)
+      const isStopped = Deferred.makeUnsafe<void>()
+      stopped.push(Deferred.await(isStopped))
+      // Whoever drains it: this is where it is noticed, and said.
+      servers[name] = {
+        ...server,
+        drain: (deadlines) =>
+          Effect.tap(
+            server.drain(deadlines),
+            (report) =>
+              Effect.suspend(() =>
+                Deferred.doneUnsafe(isStopped, Effect.void)
+                  ? Console.log(drained(name, { ...report, elapsedMs: Duration.toMillis(report.elapsed) }))
+                  : Effect.void
+              )
+          )
+      }
+    }
+    const control = yield* openControl(options, servers)
+
+    for (const [index, [name, { address }]] of Object.entries(servers).entries()) {
+      const { transport } = options.listen[index]!
+      const client = clientFor(address, transport === "tcp" && options.tls !== undefined ? "tls" : transport)
+      yield* Console.log(`${options.name}: listening on ${place(address)} (${name}): ${client}`)
+    }
+    if (control !== undefined) yield* Console.log(`${options.name}: controlled at ${control}`)
+    yield* Console.log("Ctrl-C drains; a second one ends at once.")
+
+    if (options.status ?? process.stdout.isTTY) {
+      const line = yield* statusLine
+      restore = line.hide
+      yield* Effect.forkScoped(keepStatus(servers, line.show))
+    }
+    if (watches) yield* Effect.forkScoped(reloads(source, unbuilt))
+
+    yield* Effect.raceFirst(asked, Effect.all(stopped, { concurrency: "unbounded" }))
+    // Also where one was drained already: the answer to whoever has asked for that is on its way.
+    yield* Effect.forEach(Object.values(servers), (server) => server.drain(), {
+      concurrency: "unbounded",
+      discard: true
+    })
+  }))
+
+const keepStatus = (servers: Readonly<Record<string, Server.Server["Service"]>>, show: (line: string) => void) => {
+  const rates = ratesSince()
+  const look = Effect.gen(function*() {
+    const now = yield* Clock.currentTimeMillis
+    const parts: Array<string> = []
+    for (const [name, server] of Object.entries(servers)) {
+      const stats = yield* server.stats
+      const rate = rates(name, stats, now)
+      parts.push(
+        `${name} ${yield* server.status}: ${stats.open} open, ${stats.inFlight} in flight, ${
+          rate.accepted.toFixed(0)
+        }/s, ` +
+          `in ${bytes(rate.bytesRead)}/s, out ${bytes(rate.bytesWritten)}/s`
+      )
+    }
+    show(parts.join(" | "))
+  })
+  return Effect.andThen(look, Effect.sleep("1 second")).pipe(Effect.forever)
+}
+
+/** A module that is broken changes nothing. */
+const reloads = (
+  { module, wanted }: Extract<Source, { readonly watch: boolean }>,
+  servers: ReadonlyArray<{ readonly listen: Listen; readonly runner: Runner }>
+) =>
+  Effect.gen(function*() {
+    const nextChange = yield* module.changes
+    return yield* Effect.forever(Effect.gen(function*() {
+      yield* nextChange
+      yield* Effect.flatMap(module.load(wanted), (handlers) => prepareAll(servers, handlers)).pipe(
+        Effect.matchEffect({
+          onSuccess: () => Console.log(`${module.name}: loaded again; new connections get the new handler`),
+          onFailure: (error) =>
+            Console.error(`${module.name}: not loaded, the handler from before goes on: ${oneLine(error)}`)
+        })
+      )
+    }))
+  })

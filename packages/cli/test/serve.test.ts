@@ -1,0 +1,439 @@
+/** `socketserver serve` and `exec`, as a user has them: processes, and clients that nobody here wrote. */
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { spawnSync } from "node:child_process"
+import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import * as Net from "node:net"
+import { dirname, join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { ask, bin, commands, connect, directory, handlers, start } from "./utils.ts"
+
+/** A directory in which modules find the workspace's packages. */
+const workspace = Effect.map(directory, (folder) => {
+  symlinkSync(fileURLToPath(new URL("../node_modules", import.meta.url)), join(folder, "node_modules"))
+  writeFileSync(join(folder, "package.json"), "{\"type\":\"module\"}")
+  return folder
+})
+
+const isGone = (report: RegExp) => (lines: ReadonlyArray<string>) => lines.some((line) => report.test(line))
+
+describe("serve", () => {
+  it.live("serves one module over TCP, a unix socket and UDP, and on SIGTERM drains, reports, and exits with 0", () =>
+    Effect.gen(function*() {
+      const { runtime, serve } = yield* commands
+      const path = join(runtime, "x.sock")
+      const server = yield* serve("serve", handlers, "--tcp", "0", "--unix", path, "--udp", "0")
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "over tcp\n"), ["OVER TCP"])
+      assert.deepStrictEqual(yield* ask(path, "over unix\n"), ["OVER UNIX"])
+      const udp = yield* start("socat", ["-", `UDP:${server.at["udp"]}`])
+      yield* udp.send("a packet\n")
+      assert.strictEqual(yield* udp.out.line, "A PACKET")
+
+      const idle = yield* connect(server.at["tcp"]!)
+      yield* idle.send("stays\n")
+      assert.strictEqual(yield* idle.out.line, "STAYS")
+      yield* server.signal("SIGTERM")
+      assert.deepStrictEqual(yield* idle.out.rest, [])
+      yield* idle.finish
+      const report = yield* server.out.rest
+      assert.strictEqual(report.length, 3)
+      assert.isTrue(isGone(/^tcp: drained in \d+ ms; idle connections ended: 1, completed: 0, interrupted: 0/)(report))
+      assert.deepStrictEqual(yield* server.errors.rest, [])
+      assert.strictEqual(yield* server.exitCode, 0)
+      assert.isFalse(existsSync(path))
+    }))
+
+  for (const dispatch of ["serial", "fiber", "thread", "process"]) {
+    it.live(`runs requests as --dispatch ${dispatch} says`, () =>
+      Effect.gen(function*() {
+        const { serve } = yield* commands
+        const server = yield* serve("serve", handlers, "--tcp", "0", "--handler", "where", "--dispatch", dispatch)
+        const [first] = yield* ask(server.at["tcp"]!, "")
+        const [pid, isMainThread] = first!.split(" ")
+        assert.strictEqual(isMainThread, String(dispatch !== "thread"))
+        assert.isAbove(Number(pid), 0)
+        yield* server.signal("SIGINT")
+        assert.strictEqual(yield* server.exitCode, 0)
+      }))
+  }
+
+  it.live("speaks TLS with a certificate and its key", () =>
+    Effect.gen(function*() {
+      const { runtime, serve } = yield* commands
+      const [cert, key] = [join(runtime, "cert.pem"), join(runtime, "key.pem")]
+      const { status } = spawnSync("openssl", [
+        ..."req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost".split(" "),
+        "-keyout",
+        key,
+        "-out",
+        cert
+      ])
+      assert.strictEqual(status, 0, "needs openssl: apt-get install openssl")
+      const server = yield* serve("serve", handlers, "--tcp", "0", "--tls-cert", cert, "--tls-key", key)
+      const client = yield* start("openssl", ["s_client", "-quiet", "-CAfile", cert, "-connect", server.at["tcp"]!])
+      yield* client.send("secret\n")
+      assert.strictEqual(yield* client.out.line, "SECRET")
+    }))
+
+  it.live("refuses connections beyond --max-connections, and ends silent ones after --idle-timeout", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("serve", handlers, "--tcp", "0", "--max-connections", "1", "--idle-timeout", "300ms")
+      const first = yield* connect(server.at["tcp"]!)
+      yield* first.send("first\n")
+      assert.strictEqual(yield* first.out.line, "FIRST")
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "second\n"), [])
+      assert.deepStrictEqual(yield* first.out.rest, [])
+    }))
+
+  it.live("ends at once, with the code of the signal, at the second one", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const folder = yield* workspace
+      // A handler that takes no notice of a drain, nor of an interruption.
+      writeFileSync(
+        join(folder, "deaf.ts"),
+        "import { Effect } from \"effect\"\nexport default (c: any) => Effect.uninterruptible(Effect.andThen(c.write(\"hi\\n\"), Effect.never))\n"
+      )
+      const server = yield* serve("serve", join(folder, "deaf.ts"), "--tcp", "0")
+      const client = yield* connect(server.at["tcp"]!)
+      assert.strictEqual(yield* client.out.line, "hi")
+      yield* server.signal("SIGTERM")
+      // The drain has begun when nobody listens any more.
+      const [, port] = server.at["tcp"]!.split(":")
+      const refused = Effect.callback<boolean>((resume) => {
+        const socket = Net.connect(Number(port), "127.0.0.1")
+        socket.once("connect", () => (socket.destroy(), resume(Effect.succeed(false))))
+        socket.once("error", () => resume(Effect.succeed(true)))
+      })
+      yield* Effect.repeat(refused, { until: (is) => is })
+      yield* server.signal("SIGINT")
+      assert.strictEqual(yield* server.exitCode, 130)
+    }))
+
+  it.live(
+    "loads a module again when it changes: who is in stays with the old one; a broken one changes nothing",
+    () =>
+      Effect.gen(function*() {
+        const { serve } = yield* commands
+        const folder = yield* workspace
+        const [module, word] = [join(folder, "handler.ts"), join(folder, "word.ts")]
+        writeFileSync(
+          module,
+          `import { Effect, Stream } from "effect"
+        import { word } from "./word.ts"
+        export default (c: any) => c.lines().pipe(Stream.map((line) => word + " " + line + "\\n"), Stream.run(c.sink))\n`
+        )
+        writeFileSync(word, "export const word: string = \"one\"\n")
+        const server = yield* serve("serve", module, "--tcp", "0", "--watch")
+        const old = yield* connect(server.at["tcp"]!)
+        yield* old.send("a\n")
+        assert.strictEqual(yield* old.out.line, "one a")
+
+        // A module that the handler imports, not the handler's own.
+        writeFileSync(word, "export const word: string = \"two\"\n")
+        yield* server.out.lineWith(/loaded again/)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "b\n"), ["two b"])
+        yield* old.send("c\n")
+        assert.strictEqual(yield* old.out.line, "one c")
+
+        writeFileSync(word, "export const word: string = \"thr\n")
+        yield* server.errors.lineWith(/not loaded, the handler from before goes on: .*word\.ts/)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "d\n"), ["two d"])
+
+        writeFileSync(word, "export const word: string = \"three\"\n")
+        yield* server.out.lineWith(/loaded again/)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "e\n"), ["three e"])
+        yield* old.send("f\n")
+        assert.strictEqual(yield* old.out.line, "one f")
+      }),
+    60_000
+  )
+
+  it.live(
+    "loads a module again in its workers, too, and ends the old ones when their connections have",
+    () =>
+      Effect.gen(function*() {
+        const { serve } = yield* commands
+        const folder = yield* workspace
+        const module = join(folder, "handler.ts")
+        const write = (word: string) =>
+          writeFileSync(
+            module,
+            `import { Handler } from "@socketserver/core"
+          import { Stream } from "effect"
+          export default Handler.portable(import.meta.url, "default", (c: any) =>
+            c.lines().pipe(Stream.map((line) => "${word} " + process.pid + " " + line + "\\n"), Stream.run(c.sink)))\n`
+          )
+        write("one")
+        const server = yield* serve(
+          "serve",
+          module,
+          "--tcp",
+          "0",
+          "--watch",
+          "--dispatch",
+          "process",
+          "--max-workers",
+          "1"
+        )
+        const old = yield* connect(server.at["tcp"]!)
+        yield* old.send("a\n")
+        const [, pid] = /^one (\d+) a$/.exec(yield* old.out.line)!
+        write("two")
+        yield* server.out.lineWith(/loaded again/)
+        assert.match((yield* ask(server.at["tcp"]!, "b\n"))[0]!, /^two \d+ b$/)
+        yield* old.send("c\n")
+        assert.strictEqual(yield* old.out.line, `one ${pid} c`)
+        yield* old.finish
+        yield* old.out.rest
+        const isAlive = () => {
+          try {
+            return process.kill(Number(pid), 0)
+          } catch {
+            return false
+          }
+        }
+        yield* Effect.repeat(
+          Effect.callback<boolean>((resume) => void setImmediate(() => resume(Effect.succeed(isAlive())))),
+          { while: (alive) => alive }
+        )
+      }),
+    60_000
+  )
+
+  it.live("builds what handlers need once, for all servers of the command", () =>
+    Effect.gen(function*() {
+      const { runtime, serve } = yield* commands
+      const folder = yield* workspace
+      writeFileSync(
+        join(folder, "count.ts"),
+        `import { Handler } from "@socketserver/core"
+        import { Context, Effect, Layer } from "effect"
+        class Count extends Context.Service<Count, { n: number }>()("Count") {}
+        export default Handler.portable(import.meta.url, "default", (c: any) =>
+          Count.use((count) => c.write(++count.n + "\\n")), { layer: Layer.sync(Count, () => ({ n: 0 })) })\n`
+      )
+      const path = join(runtime, "x.sock")
+      const server = yield* serve("serve", join(folder, "count.ts"), "--tcp", "0", "--unix", path)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, ""), ["1"])
+      assert.deepStrictEqual(yield* ask(path, ""), ["2"])
+    }))
+
+  it.live("says that a handler has given something that is no Effect, and goes on", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("serve", handlers, "--tcp", "0", "--handler", "promise")
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
+      yield* server.out.lineWith(/the handler `promise` has returned a promise, not an Effect/)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
+    }))
+})
+
+describe("what keeps serve from serving", () => {
+  const refused = (
+    what: string,
+    args: ReadonlyArray<string>,
+    code: number,
+    message: RegExp
+  ) =>
+    it.live(what, () =>
+      Effect.gen(function*() {
+        const { run } = yield* commands
+        const result = yield* run("serve", ...args)
+        assert.match(result.errors.join("\n"), message)
+        assert.deepStrictEqual(result.out, [])
+        assert.strictEqual(result.code, code)
+      }))
+
+  refused("no module", ["--tcp", "0"], 2, /^Missing required argument: module\nTry: socketserver serve --help$/)
+  refused("no transport", [handlers], 2, /^where shall it listen\? Name at least one of --tcp PORT/)
+  refused(
+    "a file that is not there",
+    ["./none.ts", "--tcp", "0"],
+    1,
+    /^cannot find \.\/none\.ts: there is no such file$/
+  )
+  refused("a directory", [dirname(handlers), "--tcp", "0"], 1, /is a directory: name the module in it/)
+  refused(
+    "an export that is not there",
+    [handlers, "--tcp", "0", "--handler", "nope"],
+    1,
+    /has no export `nope`: choose a handler by --handler: .*upper/
+  )
+  refused(
+    "an export that is no handler",
+    [handlers, "--tcp", "0", "--handler", "number"],
+    1,
+    /`number` is a number, not a handler/
+  )
+  refused(
+    "a plain handler under workers",
+    [handlers, "--tcp", "0", "--dispatch", "thread"],
+    1,
+    /`default` is a plain function, which cannot travel there: make it by Handler\.portable/
+  )
+  refused("an option that there is not", [handlers, "--tcp", "0", "--port", "1"], 2, /^Unrecognized flag: --port/)
+  refused("a port that is none", [handlers, "--tcp", "65536"], 2, /--tcp.*65536.*0 to 65535/)
+  refused("a strategy that is none", [handlers, "--tcp", "0", "--dispatch", "worker"], 2, /--dispatch/)
+  refused(
+    "a duration that is none",
+    [handlers, "--tcp", "0", "--grace", "soon"],
+    2,
+    /"soon" is not a duration, such as 500ms/
+  )
+  refused(
+    "a certificate without its key",
+    [handlers, "--tcp", "0", "--tls-cert", "x"],
+    2,
+    /^--tls-cert and --tls-key go together$/
+  )
+  refused(
+    "a certificate that is not there",
+    [handlers, "--tcp", "0", "--tls-cert", "/no/c", "--tls-key", "/no/k"],
+    1,
+    /\/no\/c/
+  )
+  refused(
+    "a bound for another strategy",
+    [handlers, "--tcp", "0", "--dispatch", "serial", "--max-in-flight", "2"],
+    2,
+    /is for --dispatch fiber/
+  )
+  refused(
+    "workers under fibers",
+    [handlers, "--tcp", "0", "--max-workers", "2"],
+    2,
+    /^--max-workers is for --dispatch thread or process$/
+  )
+  refused("connections of packets", [handlers, "--udp", "0", "--idle-timeout", "1s"], 2, /packets have no connections/)
+  refused("a name that is no file's", [handlers, "--tcp", "0", "--name", "a/b"], 2, /^--name "a\/b"/)
+  refused(
+    "an address of another machine",
+    [handlers, "--tcp", "0", "--host", "192.0.2.1"],
+    1,
+    /^cannot listen on 192\.0\.2\.1:0: the address does not belong/
+  )
+  refused(
+    "a directory that is not there",
+    [handlers, "--unix", "/no/x.sock"],
+    1,
+    /^cannot listen on unix:\/\/\/no\/x\.sock/
+  )
+
+  it.live("a port that is taken: says which, what to do, and leaves nothing", () =>
+    Effect.gen(function*() {
+      const { run, runtime, serve } = yield* commands
+      const server = yield* serve("serve", handlers, "--tcp", "0", "--name", "first")
+      const port = server.at["tcp"]!.split(":")[1]!
+      const path = join(runtime, "x.sock")
+      const second = yield* run("serve", handlers, "--unix", path, "--tcp", port)
+      assert.deepStrictEqual(second, {
+        out: [],
+        errors: [
+          `127.0.0.1:${port} is already in use: stop the program that listens there, or choose another address (port 0 picks a free one)`
+        ],
+        code: 1
+      })
+      assert.isFalse(existsSync(path))
+    }))
+
+  it.live("a module that cannot be loaded: says why, and where", () =>
+    Effect.gen(function*() {
+      const { runProcess } = yield* commands
+      const folder = yield* workspace
+      const cases: ReadonlyArray<readonly [string, RegExp]> = [
+        ["export default (", /^cannot load .*\.ts: /],
+        ["throw new Error(\"no\\nway\")", /^cannot load .*\.ts: no way$/],
+        ["import \"not-installed\"", /^cannot load .*\.ts: Cannot find package 'not-installed'/],
+        ["export const x = 1", /has no default export: it exports no handler at all/]
+      ]
+      for (const [index, [text, message]] of cases.entries()) {
+        const module = join(folder, `m${index}.ts`)
+        writeFileSync(module, text)
+        const { code, errors } = yield* runProcess("serve", module, "--tcp", "0")
+        assert.strictEqual(errors.length, 1, errors.join("\n"))
+        assert.match(errors[0]!, message)
+        assert.strictEqual(code, 1)
+      }
+    }), 60_000)
+
+  it.live("packets beside connections, without a handler of their own", () =>
+    Effect.gen(function*() {
+      const { run } = yield* commands
+      const folder = yield* workspace
+      const module = join(folder, "m.ts")
+      writeFileSync(module, "export default () => {}")
+      const { code, errors } = yield* run("serve", module, "--tcp", "0", "--udp", "0")
+      assert.match(errors.join("\n"), /export the one for packets as `datagram`, or name it by --datagram-handler$/)
+      assert.strictEqual(code, 2)
+    }))
+
+  it.live("no permission", () =>
+    Effect.gen(function*() {
+      const { env, runtime } = yield* commands
+      const folder = join(runtime, "closed")
+      mkdirSync(folder, { mode: 0o500 })
+      const args = [bin, "serve", handlers, "--unix", join(folder, "x.sock"), "--control", "none"]
+      // To root, no directory is closed, unless it may not override.
+      const program = process.getuid!() === 0
+        ? yield* start("setpriv", ["--bounding-set=-dac_override,-dac_read_search", process.execPath, ...args], { env })
+        : yield* start(process.execPath, args, { env })
+      assert.deepStrictEqual(yield* program.errors.rest, [
+        `no permission to listen on unix://${folder}/x.sock: choose a port above 1023, or a path in a directory that this user may write to`
+      ])
+      assert.strictEqual(yield* program.exitCode, 1)
+    }))
+})
+
+describe("exec", () => {
+  it.live("runs a command for each connection, whose options are its own", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("exec", "--tcp", "0", "--", "sort", "-r")
+      const answers = yield* Effect.all([ask(server.at["tcp"]!, "a\nb\n"), ask(server.at["tcp"]!, "c\nd\n")], {
+        concurrency: "unbounded"
+      })
+      assert.deepStrictEqual(answers, [["b", "a"], ["d", "c"]])
+      yield* server.signal("SIGTERM")
+      assert.strictEqual(yield* server.exitCode, 0)
+    }))
+
+  it.live("in a drain ends the input of the commands, and waits for what they still say", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("exec", "--tcp", "0", "--", "sh", "-c", "cat; echo goodbye")
+      const client = yield* connect(server.at["tcp"]!)
+      yield* client.send("hello\n")
+      assert.strictEqual(yield* client.out.line, "hello")
+      yield* server.signal("SIGTERM")
+      assert.deepStrictEqual(yield* client.out.rest, ["goodbye"])
+      assert.strictEqual(yield* server.exitCode, 0)
+    }))
+
+  it.live("asks for a command, and for where to listen", () =>
+    Effect.gen(function*() {
+      const { run } = yield* commands
+      const none = yield* run("exec", "--tcp", "0")
+      assert.match(none.errors[0]!, /command/)
+      assert.strictEqual(none.code, 2)
+      const nowhere = yield* run("exec", "--", "cat")
+      assert.match(nowhere.errors[0]!, /--tcp PORT/)
+      assert.strictEqual(nowhere.code, 2)
+    }))
+})
+
+describe("the runtime directory", () => {
+  it.live("is the user's alone; one that is not is not used", () =>
+    Effect.gen(function*() {
+      const { run, runtime, serve } = yield* commands
+      yield* serve("serve", handlers, "--tcp", "0")
+      const folder = join(runtime, "socketserver")
+      assert.strictEqual(statSync(folder).mode & 0o777, 0o700)
+      assert.strictEqual(statSync(join(folder, "upper.sock")).mode & 0o777, 0o600)
+      chmodSync(folder, 0o777)
+      const { code, errors } = yield* run("serve", handlers, "--tcp", "0", "--name", "other")
+      assert.match(errors.join("\n"), /is not a directory of this user's alone/)
+      assert.strictEqual(code, 1)
+    }))
+})

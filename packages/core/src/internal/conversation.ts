@@ -1,0 +1,681 @@
+/**
+ * A connection whose handler is ours: it reads frames, gives each message to the dispatch strategy, and brings the replies in
+ * order. Messages that are answered at once cost no fiber and no write of their own: the frames of a chunk are decoded and
+ * handled one behind the other, and what they are answered leaves together.
+ *
+ * A message waits for the strategy with its connection: nothing behind it is read meanwhile. So what a strategy lets wait is one
+ * message a connection.
+ */
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import type { SocketAddress } from "effect/net/NetAddress"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as CloseReason from "../CloseReason.ts"
+import type { Connection } from "../Connection.ts"
+import { Closed, type ConnectionError } from "../ConnectionError.ts"
+import type { Request, Strategy } from "../Dispatch.ts"
+import { FrameError } from "../FrameError.ts"
+import type { Decoder, Framing } from "../Framing.ts"
+import type { Message, Sender } from "../Message.ts"
+import type { MessageOptions } from "../Server.ts"
+import type { Wire } from "../StreamTransport.ts"
+import type { RemoteMessage } from "../WorkerDispatch.ts"
+import { join, type ReadDeadline } from "./connection.ts"
+import { ConnectionEntry } from "./connectionEntry.ts"
+import type { Remotable } from "./dispatching.ts"
+import { joinFrames } from "./frames.ts"
+import type { Places } from "./places.ts"
+import type * as Reads from "./reads.ts"
+import type { ServerImpl } from "./server.ts"
+
+/** What all connections of a server speak. */
+export interface Protocol {
+  readonly framing: Framing<any, any>
+  /** What its hooks require is in the server's context: the public signatures see to it. */
+  readonly options: MessageOptions<any, any, any, never, never>
+  readonly maxPipelined: number
+  /** Of the connections. */
+  readonly connections: Strategy
+  /** Of the messages, where it can say at once whether there is a place. */
+  readonly places: Places | undefined
+  lastId: number
+}
+
+/** So many messages are handled before others get a turn. */
+const turnLimit = 1_024
+/** Replies that are gathered are handed over from here on. */
+const gatherLimit = 65_536
+
+export class MessageEntry extends ConnectionEntry {
+  readonly conversation: Conversation
+
+  constructor(server: ServerImpl, id: number, wire: Wire, protocol: Protocol) {
+    super(server, id, wire)
+    this.conversation = new Conversation(this, protocol)
+  }
+
+  protected override get strategy(): Strategy {
+    return this.conversation.protocol.connections
+  }
+
+  /** What is in flight is its messages. */
+  protected override get weight(): number {
+    return 0
+  }
+
+  protected override callHandler(): Effect.Effect<unknown, unknown> {
+    return this.conversation.life
+  }
+
+  /** What a message waits for is no silence of its peer's. */
+  protected override checkPatience(now: number): ReadDeadline | number {
+    const { patience } = this.server
+    if (!this.conversation.isBusy) return super.checkPatience(now)
+    const next = this.subject.checkDeadlines({ ...patience, idle: Infinity, read: Infinity }, now)
+    return typeof next === "number" ? Math.min(next, patience.idle, patience.read) : next
+  }
+
+  override kill(): void {
+    this.conversation.killWorkers()
+    super.kill()
+  }
+
+  /** What a message's handler runs with. */
+  contextWith(scope: Scope.Scope): Context.Context<never> {
+    return Context.add(this.context, Scope.Scope, scope)
+  }
+}
+
+/** Where a handler's finalizers are, and what it runs with. Given to the next handler if it was not used. */
+interface Room {
+  readonly scope: Scope.Closeable
+  readonly context: Context.Context<never>
+}
+
+type Frame = Uint8Array | string
+
+class Conversation implements Sender<any> {
+  readonly protocol: Protocol
+  readonly entry: MessageEntry
+  private readonly decoder: Decoder<unknown>
+  /** In the order of arrival: what is not answered yet, and what is but has to wait for those before it. */
+  private readonly pending = new Set<MessageImpl>()
+  /** Has the strategy no place for the latest message yet? */
+  private waiting: MessageImpl | undefined
+  private spare: Room | undefined
+  /** A message, or what is wrong with it, that the reader has found and not taken yet. */
+  private upcoming: unknown
+  private inputEnded = false
+  /** Has a part of a message been taken from the input? */
+  private midFrame = false
+  /** Is what comes now of no interest any more? */
+  private closing = false
+  private stopped = false
+  /** Replies to leave together: text is added to text. */
+  private text = ""
+  private frames: Array<Frame> = []
+  private gathered = 0
+  private processing = false
+  private flushing = false
+  private onRoom: (() => void) | undefined
+  private whenClosed: Latch.Latch | undefined
+
+  constructor(entry: MessageEntry, protocol: Protocol) {
+    this.entry = entry
+    this.protocol = protocol
+    this.decoder = protocol.framing.messages.decoder()
+  }
+
+  private get connection() {
+    return this.entry.subject
+  }
+
+  get server(): ServerImpl {
+    return this.entry.server
+  }
+
+  // ---- reading
+
+  get life(): Effect.Effect<void, unknown> {
+    const next = Effect.flatMap(this.connection.read(this.nextFrame, false), this.onFrames)
+    const all = Effect.matchCauseEffect(Effect.forever(next, { disableYield: true }), {
+      // The peer may have finished, or be gone: what is under way goes on, as any handler would.
+      onSuccess: () => Effect.void,
+      onFailure: (cause) =>
+        Effect.flatMap(this.stopped ? Effect.void : this.untilRoom(() => this.pending.size === 0), () => {
+          this.flush()
+          return Effect.failCause(cause)
+        })
+    })
+    return Effect.onExit(all, () => this.interruptAll)
+  }
+
+  private readonly nextFrame: Reads.Read<true> = {
+    step: (input) => {
+      const before = input.length
+      this.upcoming = this.decoder.read(input)
+      this.setMidFrame(this.upcoming === undefined && (this.midFrame || input.length < before))
+      return this.upcoming === undefined ? undefined : true
+    },
+    end: (input) => {
+      if (!this.inputEnded && (input.length > 0 || this.midFrame)) {
+        this.inputEnded = true
+        this.upcoming = this.decoder.end?.(input)
+        if (this.upcoming !== undefined) return Effect.succeed(true)
+      }
+      return Cause.done()
+    }
+  }
+
+  /** A message that is half taken is not idleness. */
+  private setMidFrame(isMidFrame: boolean): void {
+    if (isMidFrame === this.midFrame) return
+    this.midFrame = isMidFrame
+    if (isMidFrame) this.connection.beginWork()
+    else this.connection.endWork()
+  }
+
+  private readonly onFrames = (): Effect.Effect<void, Cause.Done> => {
+    const { connection } = this
+    this.processing = true
+    let left = turnLimit
+    let message = this.upcoming
+    while (message !== undefined && !this.closing) {
+      if (message instanceof FrameError) this.onInvalid(message)
+      else this.onMessage(message)
+      if (this.mustWait || --left === 0 || this.gathered >= gatherLimit) break
+      this.nextFrame.step(connection.buffered)
+      message = this.upcoming
+    }
+    this.processing = false
+    const below = this.flush()
+    if (this.stopped) return Cause.done()
+    // What ends the conversation interrupts this.
+    if (this.closing) return Effect.never
+    const next = this.mustWait ? this.untilRoom(() => !this.mustWait) : left === 0 ? Effect.yieldNow : Effect.void
+    return below === undefined ? next : Effect.andThen(Effect.ignore(below), next)
+  }
+
+  /** Is there to be no further message for now? */
+  private get mustWait(): boolean {
+    return this.waiting !== undefined || this.pending.size >= this.protocol.maxPipelined
+  }
+
+  private untilRoom(hasRoom: () => boolean): Effect.Effect<void> {
+    return Effect.callback<void>((resume) => {
+      if (hasRoom()) return resume(Effect.void)
+      this.onRoom = () => {
+        if (!hasRoom()) return
+        this.onRoom = undefined
+        resume(Effect.void)
+      }
+    })
+  }
+
+  // ---- messages
+
+  private onMessage(payload: unknown): void {
+    const { places } = this.protocol
+    const message = new MessageImpl(this, ++this.protocol.lastId, payload)
+    if (places === undefined || !places.take()) return this.queue(message)
+    message.place = places
+    this.begin(message)
+  }
+
+  /** The strategy decides when, and whether. */
+  private queue(message: MessageImpl): void {
+    this.link(message)
+    this.waiting = message
+    this.server.queued++
+    const fiber = message.turn = Effect.runForkWith(this.server.context)(this.server.config.strategy.run(message))
+    fiber.addObserver((exit) => {
+      if (this.waiting !== message) return
+      this.leaveQueue(message)
+      // The strategy has refused it, dropped it, or failed; or all of the conversation is interrupted.
+      if (message.refusedBy === undefined && Exit.isFailure(exit)) this.onFailure(message, exit.cause)
+      else this.end(message, CloseReason.Refused(message.refusedBy ?? "dispatch"))
+    })
+  }
+
+  private leaveQueue(message: MessageImpl): void {
+    if (this.waiting !== message) return
+    this.waiting = undefined
+    this.server.leaveQueue()
+    this.onRoom?.()
+  }
+
+  /** The strategy has a place for it: completes when its handler has ended. */
+  handle(message: MessageImpl): Effect.Effect<void> {
+    return Effect.callback<void>((resume) => {
+      if (this.waiting !== message) return resume(Effect.die(new Error(`message ${message.id}: handled twice`)))
+      message.place = { take: () => false, leave: () => resume(Effect.void) }
+      this.begin(message)
+      this.leaveQueue(message)
+      return Effect.suspend(() => message.interrupt)
+    })
+  }
+
+  private begin(message: MessageImpl): void {
+    this.server.inFlight++
+    message.begun = true
+    let effect: Effect.Effect<unknown, unknown>
+    try {
+      effect = this.server.config.handler(message)
+    } catch (defect) {
+      effect = Exit.die(defect)
+    }
+    this.run(message, effect, (exit) => this.onHandled(message, exit))
+  }
+
+  /** Runs something that belongs to a message: without a fiber, if there is nothing to run. */
+  private run<A>(
+    message: MessageImpl,
+    effect: Effect.Effect<A, unknown>,
+    then: (exit: Exit.Exit<A, unknown>) => void
+  ): void {
+    if (Exit.isExit(effect)) return then(effect as Exit.Exit<A, unknown>)
+    this.link(message)
+    message.room ??= this.takeRoom()
+    const fiber = Effect.runForkWith(message.room.context)(effect)
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) return then(exit)
+    message.fiber = fiber
+    fiber.addObserver(then)
+  }
+
+  private takeRoom(): Room {
+    const { spare } = this
+    if (spare !== undefined) {
+      this.spare = undefined
+      return spare
+    }
+    const scope = Scope.makeUnsafe()
+    return { scope, context: this.entry.contextWith(scope) }
+  }
+
+  private onHandled(message: MessageImpl, exit: Exit.Exit<unknown, unknown>): void {
+    const onEnded = (exit: Exit.Exit<unknown, unknown>) => this.onEnded(message, exit)
+    if (Exit.isFailure(exit)) return this.leaveRoom(message, exit, onEnded)
+    const { value } = exit
+    if (typeof value !== "object" || !Stream.isStream(value)) return this.leaveRoom(message, exit, onEnded)
+    const sending = Stream.runForEachArray(
+      value as Stream.Stream<unknown, unknown>,
+      (replies) => this.reply(message, replies)
+    )
+    this.run(message, sending, (exit) => this.leaveRoom(message, exit, onEnded))
+  }
+
+  /** The finalizers of what has run, if it has any. */
+  private leaveRoom<A>(
+    message: MessageImpl,
+    exit: Exit.Exit<A, unknown>,
+    then: (exit: Exit.Exit<A, unknown>) => void
+  ): void {
+    const { room } = message
+    if (room === undefined) return then(exit)
+    message.room = undefined
+    if (room.scope.state._tag === "Empty") {
+      this.spare ??= room
+      return then(exit)
+    }
+    const finalizers = Scope.closeUnsafe(room.scope, exit)
+    if (finalizers === undefined) return then(exit)
+    const fiber = message.fiber = Effect.runForkWith(room.context)(Effect.uninterruptible(finalizers))
+    fiber.addObserver((finalized) =>
+      then(
+        Exit.isSuccess(finalized)
+          ? exit
+          : Exit.isSuccess(exit)
+          ? Exit.failCause(finalized.cause)
+          : Exit.failCause(Cause.combine(exit.cause, finalized.cause))
+      )
+    )
+  }
+
+  private onEnded(message: MessageImpl, exit: Exit.Exit<unknown, unknown>): void {
+    if (Exit.isSuccess(exit)) this.finish(message, exit.value)
+    else this.onFailure(message, exit.cause)
+  }
+
+  // ---- what goes wrong
+
+  private onFailure(message: MessageImpl, cause: Cause.Cause<unknown>): void {
+    // Its reader will find that, too: it says how the connection has ended.
+    if (this.isOwn(cause)) return this.finish(message, undefined)
+    const reason = this.entry.handlerFailed(cause)
+    const { onError } = this.protocol.options
+    if (message.isFailing || this.stopped || Cause.hasInterruptsOnly(cause)) return this.end(message, reason)
+    message.isFailing = true
+    const handled = onError === undefined
+      ? Effect.sync(() => this.entry.tellFailure(cause, reason, { kind: "message", id: message.id }))
+      : Effect.suspend(() => onError(cause, message, reason))
+    this.runHook(message, "onError", handled, reason)
+  }
+
+  private onInvalid(error: FrameError): void {
+    const message = new MessageImpl(this, 0, undefined)
+    const { onInvalid } = this.protocol.options
+    const reason = CloseReason.InvalidFrame(error)
+    if (onInvalid === undefined) return this.end(message, reason)
+    message.isFailing = true
+    this.runHook(message, "onInvalid", Effect.suspend(() => onInvalid(error, this)), reason, !error.isRecoverable)
+  }
+
+  /** What a hook returns is the reply, with which the connection goes on, unless it cannot; otherwise it ends. */
+  private runHook(
+    message: MessageImpl,
+    name: string,
+    hook: Effect.Effect<unknown, unknown>,
+    reason: CloseReason.CloseReason,
+    isLast = false
+  ): void {
+    if (isLast) this.closing = true
+    const onEnded = (exit: Exit.Exit<unknown, unknown>) => {
+      if (Exit.isFailure(exit)) this.entry.hookFailed(name, exit.cause, "a message")
+      const reply = Exit.isSuccess(exit) ? exit.value : undefined
+      if (reply === undefined || isLast) message.ending = reason
+      this.finish(message, reply)
+    }
+    this.run(message, hook, (exit) => this.leaveRoom(message, exit, onEnded))
+  }
+
+  /** The conversation ends at the message's place. */
+  private end(message: MessageImpl, reason: CloseReason.CloseReason): void {
+    message.ending = reason
+    this.finish(message, undefined)
+  }
+
+  private isOwn(cause: Cause.Cause<unknown>): boolean {
+    return cause.reasons.length > 0 &&
+      cause.reasons.every((reason) => Cause.isFailReason(reason) && this.connection.owns(reason.error))
+  }
+
+  // ---- the end of a message
+
+  private finish(message: MessageImpl, reply: unknown): void {
+    let frame: Frame | undefined
+    if (reply !== undefined) {
+      try {
+        frame = this.protocol.framing.replies.encode(reply)
+      } catch (defect) {
+        if (!message.isFailing) return this.onFailure(message, Cause.die(defect))
+        message.ending ??= this.entry.handlerFailed(Cause.die(defect))
+      }
+    }
+    if (message.begun) this.server.inFlight--
+    message.isDone = true
+    message.fiber = undefined
+    if (message.ending !== undefined) this.closing = true
+    const inTurn = this.isItsTurn(message)
+    if (inTurn && frame !== undefined) this.gather(frame)
+    else message.held = frame
+    if (inTurn) this.unlink(message)
+    // It has to wait for those before it.
+    else this.link(message)
+    message.onEnd?.()
+    message.place?.leave()
+    if (!this.processing) {
+      if (!this.flushing && this.gathered > 0) {
+        this.flushing = true
+        queueMicrotask(() => {
+          this.flushing = false
+          this.flush()
+        })
+      }
+      this.onRoom?.()
+    }
+  }
+
+  private get isUnordered(): boolean {
+    return this.protocol.options.order === "unordered"
+  }
+
+  private isItsTurn(message: MessageImpl): boolean {
+    if (this.pending.size === 0 || (this.isUnordered && !message.isFarewell)) return true
+    const [first] = this.pending
+    return first === message
+  }
+
+  private link(message: MessageImpl): void {
+    if (message.isLinked) return
+    message.isLinked = true
+    this.pending.add(message)
+    if (this.pending.size === 1) this.connection.beginWork()
+  }
+
+  /** It is answered: those behind it that are, too, may go; and the next has its turn. */
+  private unlink(message: MessageImpl): void {
+    const { pending } = this
+    if (message.ending !== undefined) this.stop(message.ending)
+    if (!message.isLinked) return
+    pending.delete(message)
+    for (const next of pending) {
+      if (!next.isDone) {
+        next.onTurn?.()
+        break
+      }
+      if (next.held !== undefined) this.gather(next.held)
+      pending.delete(next)
+      if (next.ending !== undefined) this.stop(next.ending)
+    }
+    if (pending.size === 0) {
+      this.connection.endWork()
+      this.connection.touch()
+    }
+  }
+
+  /** What was answered is still sent; the rest is interrupted. */
+  private stop(reason: CloseReason.CloseReason): void {
+    if (this.stopped) return
+    this.flush()
+    this.closing = this.stopped = true
+    this.entry.endWith(reason)
+  }
+
+  private get interruptAll(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.flush()
+      this.closing = this.stopped = true
+      if (this.pending.size === 0) return Effect.void
+      // The one that waits first: it must not get a place that another one leaves.
+      return Effect.forEach([...this.pending].toReversed(), (message) => message.interruptWith, {
+        concurrency: "unbounded",
+        discard: true
+      })
+    })
+  }
+
+  // ---- sending
+
+  /** Replies of a handler that has not ended, in their turn. */
+  reply(message: MessageImpl, replies: ReadonlyArray<unknown>): Effect.Effect<void, ConnectionError> {
+    return Effect.suspend(() => {
+      const frames = replies.map((reply) => this.protocol.framing.replies.encode(reply))
+      if (message.isDone || this.isItsTurn(message)) return this.sendNow(frames)
+      const turn = Effect.callback<void>((resume) => {
+        message.onTurn = () => resume(Effect.void)
+      })
+      return Effect.flatMap(turn, () => this.sendNow(frames))
+    })
+  }
+
+  private sendNow(frames: ReadonlyArray<Frame>): Effect.Effect<void, ConnectionError> {
+    const failure = this.connection.outputFailure()
+    if (failure !== undefined) return failure
+    if (this.stopped) return this.connection.fail(new Closed({ what: "connection" }))
+    for (const frame of frames) this.gather(frame)
+    // While others are handled, what they are answered leaves together.
+    if (this.processing && this.gathered < gatherLimit) return Effect.void
+    return this.flush() ?? Effect.void
+  }
+
+  private gather(frame: Frame): void {
+    if (this.stopped) return
+    this.gathered += frame.length
+    if (typeof frame === "string") {
+      this.text += frame
+      return
+    }
+    if (this.text !== "") {
+      this.frames.push(this.text)
+      this.text = ""
+    }
+    this.frames.push(frame)
+  }
+
+  /** Hands over what was gathered; what is left to wait for, if there is something. */
+  private flush(): Effect.Effect<void, ConnectionError> | undefined {
+    if (this.gathered === 0) return undefined
+    const { frames, text } = this
+    this.gathered = 0
+    this.text = ""
+    if (frames.length === 0) return this.connection.writeNow(text)
+    if (text !== "") frames.push(text)
+    this.frames = []
+    return this.connection.writeNow(join(frames) ?? joinFrames(frames))
+  }
+
+  // ---- as the sender
+
+  get id(): number {
+    return this.entry.id
+  }
+
+  get peer(): SocketAddress {
+    return this.entry.peer
+  }
+
+  get local(): SocketAddress {
+    return this.entry.local
+  }
+
+  get send(): Sender<unknown>["send"] {
+    return (message) => Effect.suspend(() => this.sendNow([this.protocol.framing.replies.encode(message)]))
+  }
+
+  get closed(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.whenClosed === undefined) {
+        const latch = this.whenClosed = Latch.makeUnsafe(false)
+        this.entry.whenReleased(() => void latch.openUnsafe())
+      }
+      return this.whenClosed.await
+    })
+  }
+
+  /** At its place behind all that has been asked for. */
+  get close(): Effect.Effect<void> {
+    return Effect.sync(() => {
+      const farewell = new MessageImpl(this, 0, undefined)
+      farewell.isFarewell = true
+      this.end(farewell, CloseReason.Completed)
+    })
+  }
+
+  get annotate(): Connection["annotate"] {
+    return this.connection.annotate
+  }
+
+  /** Is a message under way? */
+  get isBusy(): boolean {
+    return this.pending.size > 0
+  }
+
+  own(error: object): void {
+    this.connection.own(error)
+  }
+
+  killWorkers(): void {
+    for (const { killWorker } of this.pending) killWorker?.()
+  }
+}
+
+export class MessageImpl implements Message<any, any>, Request, Remotable {
+  readonly sender: Conversation
+  readonly id: number
+  readonly payload: any
+  /** Where it is to leave when it has ended. */
+  place: Places | undefined
+  room: Room | undefined
+  /** What runs of it. */
+  fiber: Fiber.Fiber<unknown, unknown> | undefined
+  /** What waits for the strategy, and then for the handler's end. */
+  turn: Fiber.Fiber<unknown, unknown> | undefined
+  refusedBy: string | undefined
+  begun = false
+  isFailing = false
+  isDone = false
+  isLinked = false
+  /** Is it none, but the end of the conversation behind all others? */
+  isFarewell = false
+  /** Does the conversation end with it? */
+  ending: CloseReason.CloseReason | undefined
+  /** The reply, while those before it are not answered. */
+  held: Frame | undefined
+  /** Where the handler runs in a worker: how to end that. */
+  killWorker: (() => void) | undefined
+  onTurn: (() => void) | undefined
+  onEnd: (() => void) | undefined
+
+  constructor(sender: Conversation, id: number, payload: unknown) {
+    this.sender = sender
+    this.id = id
+    this.payload = payload
+  }
+
+  get peer(): SocketAddress {
+    return this.sender.peer
+  }
+
+  get draining(): Effect.Effect<void> {
+    return this.sender.server.draining.await
+  }
+
+  get reply(): Message<any, any>["reply"] {
+    return (reply) => this.sender.reply(this, [reply])
+  }
+
+  get remote(): RemoteMessage {
+    return {
+      _tag: "Message",
+      message: this,
+      onKill: (kill) => {
+        this.killWorker = kill
+      },
+      own: (error) => this.sender.own(error)
+    }
+  }
+
+  // ---- for the strategy
+
+  get handle(): Effect.Effect<void> {
+    return this.sender.handle(this)
+  }
+
+  get refuse(): Request["refuse"] {
+    return (policy) =>
+      Effect.withFiber((fiber) => {
+        this.refusedBy = policy
+        if (this.turn !== undefined && this.turn !== fiber) this.turn.interruptUnsafe()
+        return Effect.void
+      })
+  }
+
+  /** Completes when its handler has ended. */
+  get interrupt(): Effect.Effect<void> {
+    if (this.isDone) return Effect.void
+    return Effect.callback<void>((resume) => {
+      this.onEnd = () => resume(Effect.void)
+      this.fiber?.interruptUnsafe()
+    })
+  }
+
+  get interruptWith(): Effect.Effect<void> {
+    return this.turn === undefined ? this.interrupt : Fiber.interrupt(this.turn)
+  }
+}

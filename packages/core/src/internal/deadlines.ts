@@ -1,0 +1,47 @@
+/**
+ * One timer for all the deadlines of something, however often they begin anew. It is not set for each of them: it looks what is
+ * due, sleeps until something could be, and looks again. So what happens a million times a second has only to note when.
+ */
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+
+export class Timer {
+  private readonly look: () => number
+  private readonly now: () => number
+  private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
+  private fiber: Fiber.Fiber<void> | undefined
+  private wakesAt = Infinity
+  private looking = false
+
+  /** `look` does what is due, and says in how many milliseconds something could be; `Infinity` where nothing can. */
+  constructor(look: () => number, now: () => number, fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>) {
+    this.look = look
+    this.now = now
+    this.fork = fork
+  }
+
+  /** Something is due at that time, which it might not have known of. */
+  by(time: number): void {
+    if (this.wakesAt <= time) return
+    this.wakesAt = time
+    if (this.looking) return
+    this.stop()
+    this.fiber = this.fork(this.turn)
+  }
+
+  stop(): void {
+    this.fiber?.interruptUnsafe()
+  }
+
+  private readonly turn: Effect.Effect<void> = Effect.suspend(() => {
+    this.wakesAt = Infinity
+    this.looking = true
+    const left = Math.ceil(this.look())
+    this.looking = false
+    const now = this.now()
+    this.wakesAt = Math.min(this.wakesAt, now + left)
+    return this.wakesAt === Infinity
+      ? Effect.void
+      : Effect.flatMap(Effect.sleep(Math.max(this.wakesAt - now, 0)), () => this.turn)
+  })
+}

@@ -1,0 +1,101 @@
+/** What metrics and traces see of a server whose handlers run in workers. */
+import { assert, describe, it } from "@effect/vitest"
+import { Logging, Metrics, Server, Tracing } from "@socketserver/core"
+import { NodeDispatch, NodeTransport } from "@socketserver/node"
+import { Context, Effect, Layer, Logger, Metric, Option, Tracer } from "effect"
+import { connect, receiveAll } from "./utils.ts"
+import { obey, traced } from "./workers/handlers.ts"
+
+const tcp = NodeTransport.tcp({ host: "127.0.0.1", port: 0 })
+
+describe.each(["thread", "process"] as const)("a server with workers of kind %s", (kind) => {
+  it.live("has its connections' spans, with those of the handler within them", () =>
+    Effect.gen(function*() {
+      const spans: Array<Tracer.NativeSpan> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      const context = yield* tcp.pipe(
+        NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
+        Server.serveStream(traced),
+        Layer.provide([Tracing.layer, Layer.succeed(Tracer.Tracer, tracer), Logging.off]),
+        Layer.build
+      )
+      const server = Context.get(context, Server.Server)
+      const client = yield* connect(server.address)
+      assert.strictEqual(yield* receiveAll(client), "tcp request")
+      client.end()
+      yield* server.awaitIdle
+      const nameOf = (span: Tracer.AnySpan) => span._tag === "Span" ? span.name : span._tag
+      assert.deepStrictEqual(
+        spans.map((span) => [Option.getOrUndefined(Option.map(span.parent, nameOf)), span.name, span.status._tag]),
+        [
+          [undefined, "tcp connection", "Ended"],
+          ["tcp connection", "tcp request", "Ended"],
+          ["tcp request", "in the worker", "Ended"]
+        ]
+      )
+      assert.strictEqual(spans[1]!.attributes.get("from"), "the worker")
+    }))
+
+  it.live("counts its workers, and the requests that they fail", () =>
+    Effect.gen(function*() {
+      const context = yield* tcp.pipe(
+        NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
+        Server.serveStream(obey),
+        Layer.provide(Metrics.layer()),
+        Layer.build
+      )
+      const server = Context.get(context, Server.Server)
+      const client = yield* connect(server.address)
+      client.write("exit 3\n")
+      yield* Effect.exit(receiveAll(client))
+      client.destroy()
+      yield* server.awaitIdle
+      const values = Object.fromEntries(
+        (yield* Metric.snapshot).map(({ attributes = {}, id, state }) => [
+          [id, attributes.state ?? attributes.how ?? attributes.reason ?? attributes["error.type"] ?? ""].join(" ")
+            .trim(),
+          "count" in state ? state.count : "value" in state ? state.value : undefined
+        ])
+      )
+      assert.containSubset(values, {
+        "socketserver.connections.closed WorkerCrashed": 1,
+        "socketserver.request.duration WorkerCrashed": 1,
+        "socketserver.workers busy": 0,
+        "socketserver.workers.ended crashed": 1
+      })
+      assert.isAtLeast(values["socketserver.workers.started"] as number, 1)
+    }).pipe(Effect.provide(Logging.off), Effect.provideService(Metric.MetricRegistry, new Map())))
+})
+
+describe("a worker that fails a request", () => {
+  it.live("is a line at Error, with the connection and its peer", () =>
+    Effect.gen(function*() {
+      const lines: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
+        if (logLevel !== "Info") lines.push(`${logLevel} ${String(Array.isArray(message) ? message[0] : message)}`)
+      })
+      const context = yield* tcp.pipe(
+        NodeDispatch.workerPerRequest({ kind: "thread", maxWorkers: 1 }),
+        Server.serveStream(obey),
+        Layer.build,
+        Effect.provide(Logger.layer([logger]))
+      )
+      const server = Context.get(context, Server.Server)
+      const client = yield* connect(server.address)
+      const from = `127.0.0.1:${client.localPort}`
+      client.write("exit 3\n")
+      yield* Effect.exit(receiveAll(client))
+      client.destroy()
+      yield* server.awaitIdle
+      assert.deepStrictEqual(lines.filter((line) => line.startsWith("Error")), [
+        `Error connection 1 from ${from}: WorkerCrashed`
+      ])
+      assert.deepStrictEqual(lines.filter((line) => line.startsWith("Warn")), ["Warn worker 1 ended: Crashed"])
+    }))
+})
