@@ -14,7 +14,9 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 20_000,
     passWithNoTests: true,
-    projects: ["core", "node", "unix-datagram", "testing", "cli", "examples", "bench"].map((name) => project(name))
+    projects: ["core", "node", "unix-datagram", "testing", "cli", "examples", "bench", "reliability"].map((name) =>
+      project(name)
+    )
       .concat(
         project("scripts", "scripts")
       )

@@ -1,7 +1,7 @@
 /**
  * Checks who imports what. The core has no platform: its sources import themselves and `effect`, nothing else. The Node
- * package and the one for unix datagrams add `node:*` and the core. No package imports the programs (cli, examples, bench),
- * and none reaches into another one by a relative path. Every form counts: `import`, `import type`, `export from`, `import()`, `import("x").T`, `require`,
+ * package and the one for unix datagrams add `node:*` and the core. No package imports the programs (cli, examples, bench, reliability),
+ * but for the proofs of reliability, which have processes and loads in common with the benchmark; and none reaches into another one by a relative path. Every form counts: `import`, `import type`, `export from`, `import()`, `import("x").T`, `require`,
  * `declare module`. An `import()` whose argument is not a string literal cannot be checked, so the core may not have any.
  */
 import { existsSync, globSync, readFileSync } from "node:fs"
@@ -20,7 +20,7 @@ const allowed: Record<string, { readonly pattern: RegExp; readonly text: string 
   }
 }
 
-const programs = /^@socketserver\/(cli|examples|bench)(\/|$)/
+const programs = /^@socketserver\/(cli|examples|bench|reliability)(\/|$)/
 const unstable = /^effect\/(socket|net|workers|rpc)(\/|$)/
 
 interface Import {
@@ -74,7 +74,13 @@ const problemWith = (file: string, { specifier }: Import): string | undefined =>
     if (inSources && !target.startsWith("src/")) return `imports "${specifier}", which is not published: stay in src`
     return undefined
   }
-  if (programs.test(specifier)) return `imports "${specifier}": nothing imports cli, examples or bench`
+  // A package's own tests have it by its name.
+  if (
+    programs.test(specifier) && !specifier.startsWith(`@socketserver/${name}`) &&
+    !(name === "reliability" && specifier.startsWith("@socketserver/bench/"))
+  ) {
+    return `imports "${specifier}": nothing imports cli, examples, bench or reliability`
+  }
   const rule = allowed[name]
   if (inSources && rule !== undefined && !rule.pattern.test(specifier)) {
     return `imports "${specifier}": packages/${name}/src may import only its own files, ${rule.text}`

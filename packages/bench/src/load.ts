@@ -7,6 +7,7 @@ import * as Dgram from "node:dgram"
 import { rmSync } from "node:fs"
 import * as Net from "node:net"
 import { answerTo } from "./compute.ts"
+import { Histogram } from "./histogram.ts"
 import type { Workload } from "./workloads.ts"
 
 export interface LoadCommand {
@@ -37,26 +38,6 @@ const requestOf = (size: number): Buffer => {
   for (let i = 0; i < size - 1; i++) request[i] = 97 + (i * 7) % 26
   request[size - 1] = 10
   return request
-}
-
-/** Latencies in buckets of 1 % width, from 1 µs to some minutes. */
-class Histogram {
-  private readonly buckets = new Uint32Array(2_048)
-  private count = 0
-
-  add(micros: number): void {
-    this.buckets[Math.min(2_047, Math.floor(Math.log(Math.max(1, micros)) / Math.log(1.01)))]!++
-    this.count++
-  }
-
-  quantile(q: number): number {
-    let rest = this.count * q
-    for (let i = 0; i < this.buckets.length; i++) {
-      rest -= this.buckets[i]!
-      if (rest <= 0 && this.count > 0) return 1.01 ** i
-    }
-    return 0
-  }
 }
 
 const now = () => performance.now() * 1_000
@@ -335,6 +316,8 @@ const release = () => {
   held = []
 }
 
+// Connections that are held would keep it when nobody asks any more.
+process.on("disconnect", () => process.exit())
 process.on("message", async (command: { run?: LoadCommand; hold?: HoldCommand; release?: true }) => {
   if (command.run !== undefined) process.send!({ result: await run(command.run) })
   if (command.hold !== undefined) process.send!({ held: await hold(command.hold) })

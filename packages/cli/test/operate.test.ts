@@ -69,7 +69,10 @@ describe("a running program", () => {
       assert.match(drained.out.toSorted()[0]!, /^tcp: drained in \d+ ms; idle connections ended: 1, completed: 0/)
       assert.deepStrictEqual(yield* client.out.rest, [])
       yield* client.finish
-      assert.strictEqual((yield* server.out.rest).length, 2)
+      const said = yield* server.out.rest
+      assert.deepStrictEqual(said.slice(0, 3), ["tcp: suspended", "unix: suspended", "tcp: listening again"])
+      assert.strictEqual(said.filter((line) => / drained in /.test(line)).length, 2)
+      assert.strictEqual(said.length, 5)
       assert.strictEqual(yield* server.exitCode, 0)
       const gone = yield* run("connections")
       assert.match(gone.errors[0]!, /^no running server found in .*: start one by `socketserver serve`/)

@@ -1,5 +1,5 @@
 /** The command as a user has it: a process, its lines, its exit code. Nothing here waits for time to pass. */
-import { Cli } from "@socketserver/cli"
+
 import { type Cause, Console, Effect, Queue, type Scope, Stream } from "effect"
 import { spawn } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
@@ -9,6 +9,7 @@ import { join } from "node:path"
 import { createInterface } from "node:readline"
 import type { Readable } from "node:stream"
 import { fileURLToPath } from "node:url"
+import { run } from "../src/Cli.ts"
 
 const linesOf = (readable: Readable) => {
   const lines = Effect.runSync(Queue.unbounded<string, Cause.Done>())
@@ -143,7 +144,7 @@ export const commands = Effect.map(directory, (runtime) => {
         const console: Console.Console = { ...globalThis.console, log: keep(out), error: keep(errors) }
         const before = process.env["XDG_RUNTIME_DIR"]
         process.env["XDG_RUNTIME_DIR"] = runtime
-        const code = yield* Cli.run(args).pipe(
+        const code = yield* run(args).pipe(
           Effect.provideService(Console.Console, console),
           Effect.ensuring(Effect.sync(() => {
             if (before === undefined) delete process.env["XDG_RUNTIME_DIR"]

@@ -181,6 +181,10 @@ export const bounded: (
   let handingOn = false
   /** A place is free: the next in line gets it. One function for all requests, kept while they run. */
   const leave = () => {
+    if (waiting.size === 0 && !handingOn) {
+      running--
+      return undefined
+    }
     freed++
     // The next in line runs from within this call. If it ends at once, its place is handed on by the loop that is already
     // under way: a thousand requests in line are a thousand turns of it, not a thousand calls inside each other.

@@ -63,7 +63,8 @@ const gate = () => {
   }
 }
 
-const closedAs = (server: Server.Server["Service"]) => Effect.map(server.stats, ({ closed }) => closed)
+const closedAs = (server: Server.Server["Service"]) =>
+  Effect.map(Effect.andThen(settle, server.stats), ({ closed }) => closed)
 
 describe("a message", () => {
   it.effect("is answered with what its handler returns, in one write for all that came together", () =>

@@ -48,6 +48,21 @@ describe("answers to requests that are already there", () => {
       assert.strictEqual(text(yield* client.pull), "b\n")
     }))
 
+  it.effect("make their handler wait when the client does not read them", () =>
+    Effect.gen(function*() {
+      const server = yield* start(
+        (c) => Effect.forever(Effect.flatMap(c.readLine(), () => c.write("x".repeat(1_000)))),
+        { shutdown: { grace: 0 } }
+      )
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* Effect.forkChild(client.write("\n".repeat(60_000)))
+      for (let turns = 0; turns < 10_000; turns++) yield* Effect.yieldNow
+      // Of 60 MB, what the client's buffer takes, and what was under way.
+      assert.isAtMost((yield* server.stats).bytesWritten, 65_536 + 16_384)
+      // None is lost by that.
+      for (let read = 0; read < 60_000_000;) read += (yield* client.pullBorrowed).length
+    }))
+
   it.effect("leave before the output ends, the connection closes, or the handler returns", () =>
     Effect.gen(function*() {
       for (const ending of ["end", "close", "return"] as const) {

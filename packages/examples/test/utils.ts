@@ -168,6 +168,7 @@ export const loggerMissing = installed("logger", "--help", "--udp")
 export const pythonMissing = installed("python3", "-cimport hashlib, zlib; print(hashlib.scrypt)", "scrypt")
   ? undefined
   : "needs python3: apt-get install python3"
+export const swaksMissing = installed("swaks", "--version", "swaks") ? undefined : "needs swaks: apt-get install swaks"
 
 export interface DatagramTalker {
   readonly send: (payload: Uint8Array | string) => Effect.Effect<void, Error>

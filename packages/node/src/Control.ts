@@ -268,6 +268,9 @@ const plain = (value: unknown): unknown => {
   }
 }
 
+const viewOfAnnotations = (annotations: ReadonlyMap<string, unknown>): Record<string, unknown> =>
+  Object.fromEntries(Array.from(annotations, ([key, value]) => [key, plain(value)]))
+
 const viewOfServer = (name: string, server: Server.Server["Service"]): Effect.Effect<ServerView> =>
   Effect.gen(function*() {
     const { address, limits, strategy, transport, workers } = yield* server.info
@@ -293,7 +296,7 @@ const viewOfConnection = (connection: Server.ConnectionInfo): ConnectionView => 
   ageMs: Math.round(Duration.toMillis(connection.age)),
   bytesRead: connection.bytesRead,
   bytesWritten: connection.bytesWritten,
-  annotations: Object.fromEntries(Array.from(connection.annotations, ([key, value]) => [key, plain(value)]))
+  annotations: viewOfAnnotations(connection.annotations)
 })
 
 const viewOfReport = ({ elapsed, ...counts }: DrainReport): DrainView => ({
@@ -319,12 +322,24 @@ const viewOfReason = (reason: CloseReason): object => {
 const viewOfEvent = (event: ServerEvent): EventView => {
   switch (event._tag) {
     case "Listening":
-      return { event: event._tag, address: addressOf(event.address) }
+      return { event: event._tag, address: addressOf(event.address), after: event.after }
     case "Accepted":
       return { event: event._tag, id: event.id, peer: addressOf(event.peer) }
+    case "Failed":
+      return {
+        event: event._tag,
+        level: event.level,
+        kind: event.kind,
+        id: event.id,
+        peer: addressOf(event.peer),
+        ...viewOfReason(event.reason),
+        cause: messageOf(event.cause),
+        annotations: viewOfAnnotations(event.annotations)
+      }
     case "Closed":
       return {
         event: event._tag,
+        kind: event.kind,
         id: event.id,
         peer: addressOf(event.peer),
         ...viewOfReason(event.reason),
@@ -338,10 +353,17 @@ const viewOfEvent = (event: ServerEvent): EventView => {
       return { event: event._tag, worker: event.worker, how: event.how, cause: messageOf(event.cause) }
     case "WorkerNotStarted":
       return { event: event._tag, cause: messageOf(event.cause), retryInMs: Duration.toMillis(event.retryIn) }
-    default: {
-      const { _tag, ...details } = event
-      return { event: _tag, ...details }
-    }
+    case "Problem":
+      return { event: event._tag, level: event.level, message: event.message, cause: messageOf(event.cause) }
+    case "Saturated":
+    case "Relieved":
+      return { event: event._tag, policy: event.policy }
+    case "WorkerStarted":
+      return { event: event._tag, worker: event.worker }
+    case "Suspended":
+    case "Draining":
+    case "CertificatesRenewed":
+      return { event: event._tag }
   }
 }
 

@@ -1,6 +1,6 @@
 /** The control of running servers, over its unix socket: by its client, by bare sockets, and by `nc`. */
 import { assert, describe, it } from "@effect/vitest"
-import { Admission, Dispatch, Server } from "@socketserver/core"
+import { Admission, Dispatch, Logging, Server } from "@socketserver/core"
 import { Control, ControlClient, NodeTransport } from "@socketserver/node"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
@@ -21,10 +21,12 @@ const start = Effect.gen(function*() {
             Effect.forever(Effect.gen(function*() {
               const line = yield* connection.readLine()
               yield* connection.annotate("user", line)
+              if (line === "boom") return yield* Effect.die(new Error("so it goes\nindeed"))
               yield* connection.write(`${line.toUpperCase()}\n`)
             })), { shutdown: { grace: "100 millis", kill: "100 millis" } })
         )
-      )
+      ),
+      Layer.provide(Logging.off)
     )
   )
   return { path, server: Context.get(context, Server.Server) }
@@ -188,6 +190,11 @@ describe("Control", () => {
       yield* ControlClient.request(path, { do: "close", id: 1 })
       yield* alice.ended
       yield* server.awaitIdle
+      const bomber = yield* connect(server.address)
+      const other = `127.0.0.1:${bomber.localPort}`
+      bomber.write("boom\n")
+      yield* receiveAll(bomber)
+      yield* server.awaitIdle
       yield* server.drain()
       yield* Fiber.join(following)
       const interesting = seen.filter(({ event }) => event !== "Suspended" && event !== "Listening")
@@ -195,7 +202,28 @@ describe("Control", () => {
         interesting.map(({ durationMs: _, report: __, ...event }) => event),
         [
           { event: "Accepted", id: 1, peer },
-          { event: "Closed", id: 1, peer, reason: "Killed", bytesRead: 6, bytesWritten: 6 },
+          { event: "Closed", kind: "connection", id: 1, peer, reason: "Killed", bytesRead: 6, bytesWritten: 6 },
+          { event: "Accepted", id: 2, peer: other },
+          {
+            event: "Failed",
+            level: "Error",
+            kind: "connection",
+            id: 2,
+            peer: other,
+            reason: "HandlerFailed",
+            cause: "so it goes; indeed",
+            annotations: { user: "boom" }
+          },
+          {
+            event: "Closed",
+            kind: "connection",
+            id: 2,
+            peer: other,
+            reason: "HandlerFailed",
+            cause: "so it goes; indeed",
+            bytesRead: 5,
+            bytesWritten: 0
+          },
           { event: "Draining" },
           { event: "Stopped" }
         ]

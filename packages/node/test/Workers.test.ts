@@ -125,6 +125,26 @@ const isAlive = (pid: number): boolean => {
   }
 }
 
+for (const [name, place] of Object.entries(places)) {
+  it.live(`a client on ${name} on its way to a process that is killed is closed`, () =>
+    Effect.gen(function*() {
+      const { connect, reasons, server, visit } = yield* serveAt(yield* place, { kind: "process", maxWorkers: 1 })
+      const first = yield* visit("worker")
+      const pid = Number((yield* first.readLine).split("/")[0])
+      yield* first.end
+      yield* first.closed
+      yield* ended(server)
+      // It is sent sockets, and acknowledges none.
+      process.kill(pid, "SIGSTOP")
+      const client = yield* connect
+      yield* until("it is on its way", Effect.map(server.stats, ({ inFlight }) => inFlight === 1))
+      process.kill(pid, "SIGKILL")
+      yield* Effect.timeout(client.closed, "10 seconds")
+      yield* ended(server)
+      assert.deepStrictEqual(reasons().map(({ _tag }) => _tag), ["Completed", "WorkerCrashed"])
+    }))
+}
+
 for (const kind of kinds) {
   for (const [name, place] of Object.entries(places)) {
     describe.concurrent(`a handler in a ${kind}, on ${name}`, () => {

@@ -9,7 +9,8 @@ export interface Usage {
   readonly rss: number
 }
 
-const collect = () => {
+/** Collects garbage, twice: what the first run has made unreachable goes with the second. */
+export const collect = () => {
   setFlagsFromString("--expose-gc")
   const gc: () => void = runInNewContext("gc")
   gc()

@@ -5,6 +5,7 @@ import {
   Dispatch,
   Handler,
   type ListenError,
+  Logging,
   Server,
   type StreamTransport,
   WorkerDispatch
@@ -218,6 +219,23 @@ const prepareAll = (
     for (const { commit } of prepared) yield* commit
   })
 
+/** The steps of a server's life are said by the command itself, in its own words; all else as any server logs it. */
+const logging: Logging.Logging = {
+  log: (event, server) => {
+    switch (event._tag) {
+      case "Listening":
+        return event.after === "suspended" ? Console.log(`${server}: listening again`) : Effect.void
+      case "Suspended":
+        return Console.log(`${server}: suspended`)
+      case "Draining":
+      case "Stopped":
+        return Effect.void
+      default:
+        return Logging.lines.log(event, server)
+    }
+  }
+}
+
 /** Serves until it is asked to stop, or all servers have been drained; then drains what is left, and says how that went. */
 export const serving = (options: ServingOptions, source: Source): Effect.Effect<void, unknown> =>
   Effect.scoped(Effect.gen(function*() {
@@ -282,7 +300,7 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       concurrency: "unbounded",
       discard: true
     })
-  }))
+  })).pipe(Effect.provideService(Logging.Log, logging))
 
 const keepStatus = (servers: Readonly<Record<string, Server.Server["Service"]>>, show: (line: string) => void) => {
   const rates = ratesSince()

@@ -110,6 +110,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private readonly owner: Owner
   private writers: Array<() => void> | undefined
   private batchLength = 0
+  /** Is the output above its high-water mark since a batch has left? */
+  private above = false
   private destroyed = false
   private workInProgress = 0
   /** Does the handler run in a worker? */
@@ -215,6 +217,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   onDrain(): void {
     if (this.now !== undefined) this.lastActivity = this.now()
+    this.above = false
     this.wakeWriters()
   }
 
@@ -412,7 +415,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
       this.batch.push(new Uint8Array(chunk))
     }
     this.batchLength += chunk.length
-    if (this.input.length > 0 && this.batchLength < batchLimit) return undefined
+    if (this.input.length > 0 && this.batchLength < batchLimit && !this.above) return undefined
     return this.flush() ? undefined : this.drain
   }
 
@@ -428,6 +431,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const below = joined === undefined
       ? batch.reduce((_, chunk) => this.wire.write(chunk), true)
       : this.wire.write(joined)
+    // Whoever hands it over is often not who can wait: the next write does.
+    this.above = !below
     if (this.endWhenIdle) this.recheckRead()
     return below
   }

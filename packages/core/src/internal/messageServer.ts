@@ -41,7 +41,8 @@ export const makeMessage = Effect.fnUntraced(function*(
     case "Connections": {
       const { framing, transport } = source
       const protocol: Protocol = {
-        framing,
+        decoder: framing.messages.decoder,
+        encode: framing.replies.encode,
         options: options as Protocol["options"],
         maxPipelined,
         connections: yield* bounded(maxConnections),

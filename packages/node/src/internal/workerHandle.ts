@@ -102,9 +102,11 @@ const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): Wor
     stdio: ["ignore", "inherit", "inherit", "ipc", "pipe"]
   })
   let gone = false
+  const moving = new Moving()
   const end = (cause: Error) => {
     if (gone) return
     gone = true
+    moving.close()
     onEnd(cause)
   }
   // Writing to one that is just ending.
@@ -125,8 +127,10 @@ const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): Wor
     },
     postSocket: (message, socket) => {
       if (!child.connected) return false
+      const handle = handleOf(socket)
       try {
         child.send(message, socket, {}, () => {})
+        moving.add(socket, handle)
         return true
       } catch {
         // The client is gone already.
@@ -134,6 +138,39 @@ const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): Wor
       }
     },
     kill: () => void child.kill("SIGKILL")
+  }
+}
+
+/** What a socket has of the system; Node keeps it in an undocumented place. */
+interface SystemHandle {
+  readonly fd: number
+  readonly close: () => void
+}
+
+const handleOf = (socket: Net.Socket): SystemHandle | null | undefined =>
+  (socket as { readonly _handle?: SystemHandle | null })._handle
+
+/**
+ * Sockets on their way to a process. Node closes its own descriptor of one when the process has acknowledged it, and sends the
+ * next one only then. Where the process ends before that it closes none: their clients would wait for ever.
+ */
+class Moving {
+  private sockets: Array<{ readonly socket: Net.Socket; readonly handle: SystemHandle }> = []
+
+  add(socket: Net.Socket, handle: SystemHandle | null | undefined): void {
+    // They are acknowledged in order.
+    const first = this.sockets.findIndex(({ handle }) => handle.fd >= 0)
+    if (first !== 0) this.sockets.splice(0, first === -1 ? this.sockets.length : first)
+    if (handle) this.sockets.push({ socket, handle })
+  }
+
+  close(): void {
+    for (const { handle, socket } of this.sockets) {
+      // One that was not sent yet has its handle; closing that a second time does nothing.
+      socket.destroy()
+      handle.close()
+    }
+    this.sockets = []
   }
 }
 
