@@ -12,6 +12,7 @@ import type * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import type * as Stream from "effect/Stream"
 import type { ConnectionError, TlsUnavailable } from "./ConnectionError.ts"
+import type { Header } from "./ProxyProtocol.ts"
 
 /**
  * The bound of a read that grows until it finds something.
@@ -94,6 +95,11 @@ export interface Connection {
   readonly peer: SocketAddress
   /** The address that the client connected to. */
   readonly local: SocketAddress
+  /**
+   * What a proxy has said about the connection, behind `ProxyProtocol.accept`; `peer` and `local` are as it said. `undefined` where
+   * no proxy has said anything.
+   */
+  readonly proxy: Header | undefined
   /** What TLS has negotiated; `undefined` while the connection is in clear. */
   readonly tls: TlsInfo | undefined
 

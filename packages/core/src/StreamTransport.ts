@@ -10,10 +10,12 @@ import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import type { SocketAddress } from "effect/net/NetAddress"
+import type * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import type { Step } from "./Admission.ts"
 import type { TlsInfo } from "./Connection.ts"
 import type { ListenError } from "./ListenError.ts"
+import type { Header } from "./ProxyProtocol.ts"
 
 /**
  * Where connections come from. Providing a transport binds nothing: the server binds when its own layer is built,
@@ -25,8 +27,8 @@ import type { ListenError } from "./ListenError.ts"
 export class StreamTransport extends Context.Service<StreamTransport, {
   /** A short name for people, such as `"tcp"`: it shows in `Server.info`. */
   readonly name: string
-  /** What a connection passes between accept and dispatch, in order: decisions of `Admission`, and handshakes. */
-  readonly steps: ReadonlyArray<Step | Handshake>
+  /** What a connection passes between accept and dispatch, in order: decisions of `Admission`, prefaces, and handshakes. */
+  readonly steps: ReadonlyArray<Step | Preface | Handshake>
   /**
    * Binds and starts to accept. `onConnection` is called once for every accepted client, synchronously, and never
    * throws. The scope's end closes the listener (and unlinks a socket file); accepted connections are not touched by it.
@@ -41,22 +43,66 @@ export class StreamTransport extends Context.Service<StreamTransport, {
 }>()("@socketserver/core/StreamTransport") {}
 
 /**
- * Something that is said on a connection before its handler is: the header of a proxy, TLS. It runs in the connection's own
+ * What a peer says ahead of everything else, and is answered by nothing: the header of a proxy. It is read in the connection's own
+ * fiber, so that a slow peer delays nobody else. What comes behind it stays with the connection, for its handler or a handshake.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Preface {
+  /** A name for people: `"proxy"`. */
+  readonly preface: string
+  /** How long it may take; then the connection ends with `HandshakeFailed`. */
+  readonly timeout: Duration.Duration
+  /**
+   * Looks at all the input that there is, at first often none, and again whenever more has come. `undefined` asks for more, unless
+   * the input has `ended`. A failure ends the connection with `HandshakeFailed`. Whatever it needs to decide, it bounds: what it has
+   * seen is kept.
+   */
+  readonly look: (
+    input: Uint8Array,
+    peer: SocketAddress,
+    ended: boolean
+  ) => Result.Result<Prefaced, unknown> | undefined
+}
+
+/**
+ * What a {@link Preface} has found.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Prefaced {
+  /** How many bytes it has: those are taken off the input. */
+  readonly length: number
+  /** Whom the connection is with, as a proxy says. `undefined` where there is nothing new about that. */
+  readonly proxy: Header | undefined
+}
+
+/**
+ * Something that is said on a connection, by both sides, before its handler is: TLS. It runs in the connection's own
  * fiber, so that a slow peer delays nobody else.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Handshake {
-  /** A name for people: `"tls"`, `"proxy"`. */
+  /** A name for people: `"tls"`. */
   readonly handshake: string
   /** How long it may take; then the connection ends with `HandshakeFailed`. */
   readonly timeout: Duration.Duration
   /**
-   * Takes the wire, of which nothing was read yet, and gives the one that the connection goes on with, not started yet. Where
-   * it fails, or is interrupted, it leaves nothing of the wire behind: it has destroyed what is under it.
+   * Takes the wire, and gives the one that the connection goes on with, not started yet. One that makes another wire calls
+   * `takeInput` first: from then on the connection reads nothing, and what it has read, behind a {@link Preface}, is the
+   * handshake's. Where it fails, or is interrupted, it leaves nothing of the wire behind: it has destroyed what is under it.
    */
-  readonly run: (wire: Wire) => Effect.Effect<Wire, unknown>
+  readonly run: (wire: Wire, takeInput: () => Uint8Array) => Effect.Effect<Wire, unknown>
+  /**
+   * Leaves the handshake to the worker that the wire is moved to, if it can be made there. Called where the wire will be moved, and
+   * nothing stands between this step and the handler. The preface waits for the client's first message, and takes nothing off:
+   * until that is there, no worker is taken.
+   */
+  readonly leave?: ((wire: Wire) => Preface | undefined) | undefined
 }
 
 /**

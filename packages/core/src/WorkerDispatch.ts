@@ -15,6 +15,7 @@ import type { Portable } from "./Handler.ts"
 import * as internal from "./internal/remote.ts"
 import type { ListenError } from "./ListenError.ts"
 import type { Message } from "./Message.ts"
+import type { Header } from "./ProxyProtocol.ts"
 import type { WorkerEvent } from "./ServerEvent.ts"
 import type { Wire, WireFailure } from "./StreamTransport.ts"
 
@@ -75,7 +76,19 @@ export interface RemoteConnection {
   readonly connection: Connection
   /** The transport's half of the connection: whoever can carry it elsewhere takes it, and leaves another with `replaceWire`. */
   readonly wire: Wire
+  /** Reads nothing more, and gives a copy of what was read and nobody has taken: it goes with the wire. A read reads on. */
+  readonly haltInput: () => Uint8Array
   readonly replaceWire: (wire: Wire) => void
+  /** The handshake that the worker is to make before it runs the handler, if there is one. */
+  readonly handshake: {
+    /** For how many milliseconds it may last. */
+    readonly left: () => number
+    readonly succeeded: () => void
+    /** The connection has ended with that: the handler was not run. */
+    readonly failed: (cause: unknown) => void
+  } | undefined
+  /** The worker begins another handshake, which the handler has asked for: the result is to be told how it has ended. */
+  readonly followHandshake: () => (succeeded: boolean) => void
   /** Is its disappearance to be noticed while the handler does not read? Then this is to be called where its bytes stay here. */
   readonly watch: (() => void) | undefined
   /**
@@ -149,6 +162,8 @@ export interface Workers {
    * defect: a `WorkerError`. Interrupting it interrupts the handler.
    */
   readonly run: (request: RemoteConnection | RemoteDatagram | RemoteMessage) => Effect.Effect<unknown, unknown>
+  /** Does the wire itself go to the worker, with what was read from it, and not its bytes? */
+  readonly moves?: ((wire: Wire) => boolean) | undefined
   readonly info: () => WorkersInfo
 }
 
@@ -202,6 +217,10 @@ export interface HostedConnection {
 export const hostConnection: (options: {
   readonly id: number
   readonly wire: Wire
+  /** As `connection.proxy`. */
+  readonly proxy: Header | undefined
+  /** What was read from it before. */
+  readonly input: Uint8Array | undefined
   readonly patience: Patience
   /** Is the peer's disappearance to be noticed while the handler does not read? */
   readonly watch: boolean

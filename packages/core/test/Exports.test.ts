@@ -88,6 +88,7 @@ describe("@socketserver/core", () => {
       Message: [],
       MessageTransport: ["MessageTransport"],
       Metrics: ["layer", "prometheusName"],
+      ProxyProtocol: ["ProxyProtocolError", "accept", "decode"],
       Server: [
         "Server",
         "Service",

@@ -5,6 +5,7 @@
  */
 import { DatagramTransport, type ReceiveQueueOptions } from "@socketserver/core/DatagramTransport"
 import type { ListenError } from "@socketserver/core/ListenError"
+import * as ProxyProtocol from "@socketserver/core/ProxyProtocol"
 import { StreamTransport } from "@socketserver/core/StreamTransport"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -457,6 +458,29 @@ const adopting = (
       })
     })
   )
+
+/**
+ * Takes the header off that a load balancer sends ahead, PROXY protocol version 1 or 2: `ProxyProtocol.accept` of the core, which
+ * see, under the name by which it is found beside the transports.
+ *
+ * **Example** (Behind a load balancer in 10.0.0.0/8, that passes TLS through)
+ *
+ * ```ts
+ * import { Dispatch, Server } from "@socketserver/core"
+ * import { NodeTransport } from "@socketserver/node"
+ *
+ * const WhoAmI = NodeTransport.tcp({ port: 7007 }).pipe(
+ *   NodeTransport.proxyProtocol({ trusted: ["10.0.0.0/8"] }),
+ *   NodeTransport.tls({ certFile: "/etc/tls/cert.pem", keyFile: "/etc/tls/key.pem" }),
+ *   Dispatch.fiberPerRequest(),
+ *   Server.serveStream((connection) => connection.write(`you are ${connection.peer}\n`))
+ * )
+ * ```
+ *
+ * @category steps
+ * @since 0.1.0
+ */
+export const proxyProtocol: typeof ProxyProtocol.accept = ProxyProtocol.accept
 
 /**
  * Groups of receivers that a UDP socket joins.

@@ -20,7 +20,7 @@ const eager = (transport: Layer.Layer<StreamTransport.StreamTransport>) =>
       listen: (onConnection: (wire: StreamTransport.Wire) => void, at?: NetAddress.SocketAddress) =>
         inner.listen((wire) => {
           const handshake = inner.steps.find((step) => "handshake" in step)
-          Effect.runFork(Effect.map(handshake!.run(wire), onConnection))
+          Effect.runFork(Effect.map(handshake!.run(wire, () => new Uint8Array(0)), onConnection))
         }, at)
     }))
   ).pipe(Layer.provide(transport))

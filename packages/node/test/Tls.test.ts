@@ -1,13 +1,25 @@
 /** TLS with clients that nobody here wrote: `openssl s_client`, `curl` and `node:tls`; reload, STARTTLS, and hostile clients. */
 import { assert, describe, it } from "@effect/vitest"
-import { type Connection, Dispatch, MemoryTransport, Metrics, Server, type StreamTransport } from "@socketserver/core"
+import {
+  Admission,
+  CloseReason,
+  type Connection,
+  type ConnectionError,
+  Dispatch,
+  MemoryTransport,
+  Metrics,
+  Server,
+  type StreamTransport
+} from "@socketserver/core"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
 import { Cause, Context, Effect, Layer, Logger, Metric, Queue, Redacted, References, Stream } from "effect"
 import type { NetAddress } from "effect/net"
+import { createHook } from "node:async_hooks"
 import { spawn, spawnSync } from "node:child_process"
 import { copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs"
 import type * as Net from "node:net"
 import { join } from "node:path"
+import { Duplex } from "node:stream"
 import * as Tls from "node:tls"
 import { alice, authority, identityOf, localhost, mallory, second } from "./certificates.ts"
 import { connect, connectOptions, directory, eventLoopTurn, portOf, receiveAll, start } from "./utils.ts"
@@ -104,6 +116,18 @@ const line = (socket: Net.Socket) =>
   })
 
 const closed = (server: Server.Server["Service"]) => Effect.map(server.stats, ({ closed }) => closed)
+
+/** What has been counted of handshakes, and of ends. */
+const counts = Effect.map(Metric.snapshot, (snapshots) =>
+  snapshots.flatMap(({ attributes, id, state }) => {
+    const { handshake, reason } = attributes ?? {}
+    const { count } = state as { count: number }
+    return count > 0 && (handshake !== undefined || reason !== undefined) ? [[id, handshake ?? reason, count]] : []
+  }))
+
+/** With metrics of its own. */
+const measured = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  effect.pipe(Effect.provide(Metrics.layer()), Effect.provideService(Metric.MetricRegistry, new Map()))
 
 /** Waits for a condition, turn by turn of the event loop. */
 const until = (holds: () => boolean) => Effect.repeat(eventLoopTurn, { until: holds })
@@ -427,20 +451,12 @@ describe("a hostile client", () => {
       client.write("garbage")
       yield* gone(client)
       yield* server.awaitIdle
-      const counts = (yield* Metric.snapshot).flatMap(({ attributes, id, state }) => {
-        const { handshake, reason } = attributes ?? {}
-        const { count } = state as { count: number }
-        return count > 0 && (handshake !== undefined || reason !== undefined) ? [[id, handshake ?? reason, count]] : []
-      })
-      assert.deepStrictEqual(counts, [
+      assert.deepStrictEqual(yield* counts, [
         ["socketserver.connections.closed", "Completed", 1],
         ["socketserver.connections.closed", "HandshakeFailed", 1],
         ["socketserver.handshake.duration", "tls", 1]
       ])
-    }).pipe(
-      Effect.provide(Metrics.layer()),
-      Effect.provideService(Metric.MetricRegistry, new Map())
-    ))
+    }).pipe(measured))
 })
 
 describe("upgradeTls", () => {
@@ -586,6 +602,8 @@ describe("upgradeTls", () => {
     }))
 })
 
+const movesTo = (kind: "thread" | "process") => kind === "process" || Number(process.versions.node.split(".")[0]) >= 24
+
 describe("in a worker", () => {
   for (const kind of ["thread", "process"] as const) {
     const startIn = (transport: Layer.Layer<StreamTransport.StreamTransport>) =>
@@ -608,7 +626,7 @@ describe("in a worker", () => {
         assert.strictEqual(yield* line(client), "TlsUnavailable")
         client.end()
         yield* server.awaitIdle
-        assert.strictEqual((yield* server.info).workers?.transfer, "bytes")
+        assert.strictEqual((yield* server.info).workers?.transfer, movesTo(kind) ? "socket" : "bytes")
         assert.deepStrictEqual(yield* closed(server), { Completed: 1 })
       }))
 
@@ -634,6 +652,279 @@ describe("in a worker", () => {
         yield* server.awaitIdle
         assert.deepStrictEqual(yield* closed(server), { Completed: 1, HandshakeFailed: 1 })
       }))
+  }
+})
+
+/** What a client of TLS says first. */
+const helloOf = (): Buffer => {
+  const chunks: Array<Buffer> = []
+  const duplex = new Duplex({
+    read: () => {},
+    write: (chunk: Buffer, _, done) => {
+      chunks.push(chunk)
+      done()
+    }
+  })
+  Tls.connect({ socket: duplex, servername: "localhost" }).on("error", () => {})
+  return Buffer.concat(chunks)
+}
+
+/** Of the certificate that the server shows. */
+const nameOf = (address: NetAddress.SocketAddress, servername: string) =>
+  Effect.scoped(Effect.gen(function*() {
+    const client = yield* connectTls(address, { servername, checkServerIdentity: () => undefined })
+    client.write("hello\n")
+    yield* line(client)
+    return client.getPeerCertificate().subject.CN
+  }))
+
+describe("the handshake that is left to a worker", () => {
+  for (const [kind, name] of [["thread", "tcp"], ["process", "tcp"], ["process", "unix"]] as const) {
+    const transport = name === "tcp"
+      ? Effect.succeed(NodeTransport.tcp(local))
+      : Effect.map(directory, (path) => NodeTransport.unix({ path: join(path, "s") }))
+    const startWith = (
+      step: (
+        transport: Layer.Layer<StreamTransport.StreamTransport>
+      ) => Layer.Layer<StreamTransport.StreamTransport, any>,
+      options?: Server.ServerOptions<any>
+    ) =>
+      Effect.flatMap(transport, (transport) =>
+        step(transport).pipe(
+          NodeDispatch.workerPerRequest({ kind, maxWorkers: 1, concurrencyPerWorker: 2 }),
+          Server.serveStream(secure, options),
+          Layer.build,
+          Effect.map(Context.get(Server.Server))
+        ))
+    const startTls = (options?: Partial<NodeTransport.TlsOptions>, serverOptions?: Server.ServerOptions<any>) =>
+      startWith(NodeTransport.tls({ ...identity, ...options }), serverOptions)
+    const transferOf = (server: Server.Server["Service"]) => Effect.map(server.info, ({ workers }) => workers?.transfer)
+    const reasonsOf = (server: Server.Server["Service"]) =>
+      Effect.gen(function*() {
+        const reasons: Array<CloseReason.CloseReason> = []
+        yield* Effect.forkScoped(
+          Stream.runForEach(server.events, (event) =>
+            Effect.sync(() => {
+              if (event._tag === "Closed") reasons.push(event.reason)
+            })),
+          { startImmediately: true }
+        )
+        return reasons
+      })
+    const ask = (address: NetAddress.SocketAddress, options?: Tls.ConnectionOptions) =>
+      Effect.gen(function*() {
+        const client = yield* connectTls(address, options)
+        client.write("hello\n")
+        return yield* line(client)
+      })
+    const expected = movesTo(kind) ? "socket" : "bytes"
+    const title = (text: string) => `(${kind}, ${name}) ${text}`
+
+    it.live(title("is made there: nothing of TLS is in the thread of the server"), () =>
+      Effect.gen(function*() {
+        const server = yield* startTls()
+        let made = 0
+        const hook = createHook({ init: (_, type) => void (type === "TLSWRAP" && made++) }).enable()
+        const to = "port" in server.address
+          ? ["-connect", `127.0.0.1:${server.address.port}`]
+          : ["-unix", server.address.path]
+        const output = yield* run("openssl", ["s_client", ...to, "-CAfile", authority.certFile], "hello\n")
+        hook.disable()
+        assert.include(output, "Verify return code: 0 (ok)")
+        assert.strictEqual(made, movesTo(kind) ? 0 : 1)
+        assert.strictEqual(yield* transferOf(server), expected)
+      }))
+
+    it.live(title("fails there, typed: no handler runs, and no error hook"), () =>
+      Effect.gen(function*() {
+        const errors: Array<unknown> = []
+        const server = yield* startTls(
+          { alpn: ["one"], requestCert: true, ca: authority.cert, minVersion: "TLSv1.3" },
+          {
+            onError: (cause) => Effect.sync(() => errors.push(cause))
+          }
+        )
+        const reasons = yield* reasonsOf(server)
+        yield* Effect.exit(connectTls(server.address, { ...identityOf(alice), ALPNProtocols: ["two"] }))
+        yield* Effect.exit(connectTls(server.address, { ...identityOf(alice), maxVersion: "TLSv1.2" }))
+        for (const other of [identityOf(mallory), {}]) {
+          yield* Effect.exit(Effect.flatMap(connectTls(server.address, other), gone))
+        }
+        assert.match(yield* ask(server.address, { ...identityOf(alice), ALPNProtocols: ["one"] }), /CN=alice$/)
+        yield* until(() => reasons.length === 4)
+        for (const reason of reasons) {
+          assert.strictEqual(reason._tag, "HandshakeFailed")
+          assert.instanceOf(reason._tag === "HandshakeFailed" && reason.cause, Error)
+        }
+        assert.deepStrictEqual(errors, [])
+      }))
+
+    it.live(title("has its time, and takes no worker before the client has begun"), () =>
+      Effect.gen(function*() {
+        const server = yield* startTls({ handshakeTimeout: "2 seconds" })
+        const reasons = yield* reasonsOf(server)
+        const silent = yield* Effect.all(Array.from({ length: 5 }, () => connect(server.address)))
+        silent[1]!.write(Buffer.from("16030100c8010000c40303", "hex"))
+        assert.strictEqual(yield* ask(server.address), "hello TLSv1.3")
+        assert.deepStrictEqual(
+          (yield* server.connections.list).map(({ state }) => state).filter((state) => state === "admitting").length,
+          5
+        )
+        // A whole ClientHello, and then nothing.
+        const stalling = yield* connect(server.address)
+        stalling.write(helloOf())
+        yield* until(() => reasons.filter(({ _tag }) => _tag === "HandshakeFailed").length === 6)
+        for (const reason of reasons) {
+          if (reason._tag !== "HandshakeFailed") continue
+          assert.strictEqual((reason.cause as ConnectionError.ConnectionError).reason._tag, "Timeout")
+        }
+      }))
+
+    it.live(
+      title("ends with a client that goes away or talks nonsense, and leaves nothing"),
+      () =>
+        Effect.gen(function*() {
+          const server = yield* startTls()
+          const hello = helloOf()
+          const attacks: ReadonlyArray<(client: Net.Socket) => void> = [
+            (client) => client.end(hello),
+            (client) => client.write(hello, () => name === "tcp" ? client.resetAndDestroy() : client.destroy()),
+            (client) => client.write("GET / HTTP/1.1\r\n\r\n"),
+            (client) => client.write(Buffer.concat([hello, Buffer.alloc(100, 7)])),
+            (client) => client.end(hello.subarray(0, 50)),
+            (client) => client.end()
+          ]
+          for (let i = 0; i < 60; i++) {
+            const client = yield* connect(server.address)
+            attacks[i % attacks.length]!(client)
+            yield* gone(client)
+          }
+          assert.strictEqual(yield* ask(server.address), "hello TLSv1.3")
+          yield* Effect.repeat(server.stats, { until: ({ closed }) => closed.HandshakeFailed === 60 })
+          const { workers } = yield* server.info
+          assert.deepStrictEqual([workers?.started, workers?.crashed, workers?.killed], [1, 0, 0])
+        })
+    )
+
+    it.live(title("is counted as elsewhere, and holds its place in admission"), () =>
+      Effect.gen(function*() {
+        const server = yield* startWith((transport) =>
+          transport.pipe(Admission.maxConnections({ max: 1 }), NodeTransport.tls(identity))
+        )
+        const stalling = yield* connect(server.address)
+        stalling.write(helloOf())
+        yield* Effect.repeat(server.connections.list, {
+          until: ([info]) => info?.state === "handling" || !movesTo(kind)
+        })
+        yield* gone(yield* connect(server.address))
+        assert.deepStrictEqual(yield* closed(server), { Refused: 1 })
+        stalling.destroy()
+        yield* server.awaitIdle
+        assert.strictEqual(yield* Effect.scoped(ask(server.address)), "hello TLSv1.3")
+        yield* server.awaitIdle
+        assert.deepStrictEqual(yield* closed(server), { Refused: 1, HandshakeFailed: 1, Completed: 1 })
+        assert.deepStrictEqual(yield* counts, [
+          ["socketserver.connections.closed", "Completed", 1],
+          ["socketserver.connections.closed", "HandshakeFailed", 1],
+          ["socketserver.connections.closed", "Refused", 1],
+          ["socketserver.handshake.duration", "tls", 1]
+        ])
+      }).pipe(measured))
+
+    it.live(title("is not waited for by a drain"), () =>
+      Effect.gen(function*() {
+        const server = yield* startTls()
+        const reasons = yield* reasonsOf(server)
+        const client = yield* connect(server.address)
+        client.write(helloOf())
+        yield* Effect.repeat(server.connections.list, {
+          until: ([info]) => info?.state === "handling" || !movesTo(kind)
+        })
+        const report = yield* server.drain({ grace: "10 seconds", kill: "20 seconds" })
+        assert.strictEqual(report.refused, 1)
+        yield* gone(client)
+        yield* until(() => reasons.length === 1)
+        assert.deepStrictEqual(reasons[0], CloseReason.Refused("draining"))
+      }))
+
+    it.live(title("can be ended by hand"), () =>
+      Effect.gen(function*() {
+        const server = yield* startTls()
+        const client = yield* connect(server.address)
+        client.write(helloOf())
+        const [info] = yield* Effect.repeat(server.connections.list, {
+          until: ([info]) => info !== undefined && (info.state === "handling" || !movesTo(kind))
+        })
+        assert.isTrue(yield* server.connections.close(info!.id))
+        yield* gone(client)
+        yield* server.awaitIdle
+      }))
+
+    it.live(title("has new certificates as soon as they are there"), () =>
+      Effect.gen(function*() {
+        let current = localhost
+        const reloads = yield* Queue.unbounded<void>()
+        const server = yield* startWith(
+          NodeTransport.tls({
+            identity: Effect.sync(() => identityOf(current)),
+            reloadOn: Stream.fromQueue(reloads),
+            sni: { "other.test": identityOf(second) }
+          })
+        )
+        assert.strictEqual(yield* nameOf(server.address, "localhost"), "localhost")
+        assert.strictEqual(yield* nameOf(server.address, "other.test"), "second.test")
+        current = second
+        yield* Queue.offer(reloads, undefined)
+        yield* Effect.repeat(nameOf(server.address, "localhost"), { until: (name) => name === "second.test" })
+        assert.strictEqual(yield* transferOf(server), expected)
+      }))
+
+    it.live(
+      title("stays with the server where an effect chooses the certificate, or a step comes behind it"),
+      () =>
+        Effect.gen(function*() {
+          const chosen = yield* startWith(
+            NodeTransport.tls({ ...identity, sni: () => Effect.succeed(identityOf(second)) })
+          )
+          assert.strictEqual(yield* nameOf(chosen.address, "other.test"), "second.test")
+          assert.strictEqual(yield* transferOf(chosen), "bytes")
+          const verified = yield* startWith((transport) =>
+            transport.pipe(
+              NodeTransport.tls(identity),
+              Admission.verify(({ tls }) => Effect.succeed(tls?.protocol === "TLSv1.3"))
+            )
+          )
+          assert.strictEqual(yield* ask(verified.address), "hello TLSv1.3")
+          assert.strictEqual(yield* transferOf(verified), "bytes")
+        })
+    )
+
+    it.live(title("follows a PROXY header that the server has read"), () =>
+      Effect.gen(function*() {
+        const server = yield* startWith((transport) =>
+          transport.pipe(NodeTransport.proxyProtocol({ trusted: ["127.0.0.1", "unix"] }), NodeTransport.tls(identity))
+        )
+        const socket = yield* connect(server.address)
+        socket.write("PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n")
+        assert.strictEqual(yield* ask(server.address, { socket }), "hello TLSv1.3")
+        assert.strictEqual(yield* transferOf(server), expected)
+        assert.strictEqual(String((yield* server.connections.list)[0]?.peer), "192.0.2.1:56324")
+      }))
+
+    it.live(title("that the handler asks for is made there too"), () =>
+      Effect.gen(function*() {
+        const server = yield* startWith(NodeTransport.startTls(identity))
+        const socket = yield* connect(server.address)
+        const { address } = server
+        socket.write("clear\n")
+        assert.strictEqual(yield* line(socket), "clear clear")
+        yield* server.suspend
+        socket.write("STARTTLS\ninjected\n")
+        assert.strictEqual(yield* line(socket), "go ahead")
+        assert.strictEqual(yield* ask(address, { socket }), "hello TLSv1.3")
+        assert.strictEqual(yield* transferOf(server), expected)
+        assert.deepInclude(yield* counts, ["socketserver.handshake.duration", "tls", 1])
+      }).pipe(measured))
   }
 })
 

@@ -3,9 +3,11 @@ import { assert, describe } from "@effect/vitest"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
 import { DispatchSuite, TestClient } from "@socketserver/testing"
 import { Effect, Layer } from "effect"
+import type { NetAddress } from "effect/net"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterEach, beforeEach } from "vitest"
+import { authority, identityOf, localhost } from "./certificates.ts"
 import { directory } from "./utils.ts"
 
 /** What the process has that a worker could leave behind; what else comes and goes is not looked at. */
@@ -51,8 +53,19 @@ const dispatch =
     NodeDispatch.workerPerRequest({ kind, maxWorkers: maxInFlight, queue: { max: queue } })
 
 // What the suite asks for does not depend on the transport: each kind has one, and each way of a connection to a worker.
+const tls = NodeTransport.tls(identityOf(localhost))
+const connectTls = (address: NetAddress.SocketAddress) =>
+  TestClient.tls(address, { ca: authority.cert, servername: "localhost" })
+
 describe("threads", () => {
   watchLeaks()
+
+  DispatchSuite.workerSuite("on tcp, over TLS", {
+    dispatch: dispatch("thread"),
+    maxInFlight: 2,
+    layer: () => NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(tls),
+    connect: connectTls
+  })
 
   DispatchSuite.workerSuite("in memory, by bytes", { dispatch: dispatch("thread"), maxInFlight: 2 })
 
@@ -75,6 +88,13 @@ describe("threads", () => {
 
 describe("processes", () => {
   watchLeaks()
+
+  DispatchSuite.workerSuite("on unix, over TLS", {
+    dispatch: dispatch("process"),
+    maxInFlight: 2,
+    layer: () => Layer.unwrap(Effect.map(directory, (path) => NodeTransport.unix({ path: join(path, "s") }))).pipe(tls),
+    connect: connectTls
+  })
 
   DispatchSuite.workerSuite("on unix, by sockets", {
     dispatch: dispatch("process"),

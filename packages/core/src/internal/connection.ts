@@ -8,6 +8,7 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as NetAddress from "effect/net/NetAddress"
+import * as Result from "effect/Result"
 import * as Sink from "effect/Sink"
 import type * as Socket from "effect/socket/Socket"
 import * as Stream from "effect/Stream"
@@ -23,7 +24,8 @@ import {
   TlsUnavailable,
   UnexpectedEnd
 } from "../ConnectionError.ts"
-import type { Loan, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
+import type { Header } from "../ProxyProtocol.ts"
+import type { Loan, Preface, Prefaced, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
 import type { ConnectionState, Patience } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
 import { done, Parking, succeed } from "./parking.ts"
@@ -114,9 +116,12 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private workInProgress = 0
   /** Does the handler run in a worker? */
   private remote = false
+  /** Is it a preface that is read? That has its own time. */
+  private prefacing = false
   /** Did a drain end a read? */
   drained = false
   annotations: Map<string, unknown> | undefined
+  proxy: Header | undefined
   private lastActivity = 0
   /** Since when the waiting read has had a part of what it asks for; within `busy`, since when it waits. */
   private begunAt: number | undefined
@@ -142,11 +147,11 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 
   get peer(): NetAddress.SocketAddress {
-    return this.wire.peer
+    return this.proxy?.source ?? this.wire.peer
   }
 
   get local(): NetAddress.SocketAddress {
-    return this.wire.local
+    return this.proxy?.destination ?? this.wire.local
   }
 
   get tls(): Connection.TlsInfo | undefined {
@@ -635,7 +640,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   checkDeadlines({ idle, read, write }: Patience, now: number): ReadDeadline | number {
     const left = Math.min(this.checkOutput(write, now), this.checkExpected(now))
     if (this.overdue || this.closedHere || this.remote) return left
-    if (!this.isReading) return Math.min(left, idle, read)
+    if (!this.isReading || this.prefacing) return Math.min(left, idle, read)
     const idleLeft = this.lastActivity + idle - now
     const readLeft = (this.begunAt ?? now) + read - now
     if (idleLeft > 0 && readLeft > 0) return Math.min(left, idleLeft, readLeft)
@@ -703,6 +708,40 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (this.flowing || this.released) return
     this.flowing = true
     this.wire.resume()
+  }
+
+  /** Takes off what is said ahead of everything else. */
+  readPreface({ look }: Preface): Effect.Effect<void, unknown> {
+    this.prefacing = true
+    const read: Reads.Read<Result.Result<Prefaced, unknown>> = {
+      step: (input) => look(input.peek(input.length), this.peer, false),
+      end: (input) => Effect.sync(() => look(input.peek(input.length), this.peer, true)!)
+    }
+    return Effect.flatMap(this.read(read, false), (seen) => {
+      this.prefacing = false
+      if (Result.isFailure(seen)) return Effect.fail(seen.failure)
+      const { length, proxy } = seen.success
+      if (length > 0) this.input.skip(length)
+      this.proxy = proxy ?? this.proxy
+      // Not from within the delivery: a socket cannot be given to a worker while it is read.
+      return Effect.yieldNow
+    })
+  }
+
+  /** Reads nothing more, and shows what was read and nobody has taken. */
+  haltInput(): Uint8Array {
+    if (this.flowing) {
+      this.flowing = false
+      this.wire.pause()
+    }
+    return new Uint8Array(this.input.peek(this.input.length))
+  }
+
+  /** The same, for a handshake that takes it. */
+  takeInput(): Uint8Array {
+    const bytes = this.haltInput()
+    this.input.clear()
+    return bytes
   }
 
   /** The handler runs in a worker from now on, where its silence is watched. */

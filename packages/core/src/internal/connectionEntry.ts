@@ -1,5 +1,7 @@
 /** A connection as a request: it has a wire to be released, deadlines, and errors that are its peer's doing. */
 import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
@@ -11,7 +13,7 @@ import type { Refusal } from "../Admission.ts"
 import * as CloseReason from "../CloseReason.ts"
 import type { Connection } from "../Connection.ts"
 import { type ConnectionError, Timeout } from "../ConnectionError.ts"
-import type { Handshake, Wire } from "../StreamTransport.ts"
+import type { Handshake, Preface, Wire } from "../StreamTransport.ts"
 import type { RemoteConnection } from "../WorkerDispatch.ts"
 import { ConnectionImpl, type Owner, type ReadDeadline } from "./connection.ts"
 import type { Remotable } from "./dispatching.ts"
@@ -107,7 +109,7 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return this.subject.wire.isImmediate === true || until <= this.server.now() ? undefined : until
   }
 
-  // ---- handshakes
+  // ---- prefaces and handshakes
 
   /** Follows a handshake, if somebody follows the connection. */
   get observeHandshake(): Observed["handshake"] | undefined {
@@ -115,17 +117,32 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return observed && ((name, shaking) => observed.handshake(name, shaking))
   }
 
-  protected override shakeHands({ handshake, run, timeout }: Handshake): Effect.Effect<boolean> {
+  protected override readPreface(preface: Preface): Effect.Effect<boolean> {
+    return this.read(preface, this.observed)
+  }
+
+  private read(preface: Preface, observed: Observed | undefined): Effect.Effect<boolean> {
     const { subject } = this
-    const shaking = Effect.suspend(() => run(subject.wire)).pipe(
-      Effect.timeoutOrElse({
-        duration: timeout,
-        orElse: () => subject.fail(new Timeout({ deadline: "handshakeTimeout" }))
-      })
+    const reading = this.inTime(subject.readPreface(preface), preface)
+    return (observed?.handshake(preface.preface, reading) ?? reading).pipe(
+      Effect.onExit((exit) => Effect.sync(() => Exit.isFailure(exit) && subject.destroyNow(false))),
+      Effect.matchCause({ onSuccess: () => !this.isDecided, onFailure: (cause) => this.handshakeFailed(cause) })
     )
+  }
+
+  protected override shakeHands(handshake: Handshake, isLast: boolean): Effect.Effect<boolean> {
+    const { observed, subject } = this
+    const first = isLast && this.server.config.workers?.moves(subject.wire)
+      ? handshake.leave?.(subject.wire)
+      : undefined
+    if (first !== undefined) {
+      this.left = { ended: this.followHandshake(), until: this.server.now() + Duration.toMillis(handshake.timeout) }
+      return this.read(first, undefined)
+    }
+    const shaking = this.inTime(Effect.suspend(() => handshake.run(subject.wire, () => subject.takeInput())), handshake)
     // What only allows one for later takes no time, and is none.
-    const { observed } = this
-    const seen = observed === undefined || handshake === "startTls" ? shaking : observed.handshake(handshake, shaking)
+    const isNone = handshake.handshake === "startTls"
+    const seen = observed === undefined || isNone ? shaking : observed.handshake(handshake.handshake, shaking)
     return seen.pipe(
       // Nothing is left of what it began with.
       Effect.onExit((exit) => Effect.sync(() => Exit.isFailure(exit) && subject.onClose())),
@@ -135,12 +152,21 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
           if (this.isDecided) wire.destroy(false)
           return !this.isDecided
         },
-        onFailure: (cause) => {
-          this.decide(CloseReason.HandshakeFailed(Cause.squash(cause)))
-          return false
-        }
+        onFailure: (cause) => this.handshakeFailed(cause)
       })
     )
+  }
+
+  private inTime<A>(effect: Effect.Effect<A, unknown>, { timeout }: Preface | Handshake): Effect.Effect<A, unknown> {
+    return Effect.timeoutOrElse(effect, {
+      duration: timeout,
+      orElse: () => this.subject.fail(new Timeout({ deadline: "handshakeTimeout" }))
+    })
+  }
+
+  private handshakeFailed(cause: Cause.Cause<unknown>): false {
+    this.decide(CloseReason.HandshakeFailed(Cause.squash(cause)))
+    return false
   }
 
   // ---- how it ended
@@ -269,6 +295,34 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
 
   // ---- its way to a worker
 
+  /** A handshake that the worker makes, and until when. */
+  private left: { readonly ended: (succeeded: boolean) => void; readonly until: number } | undefined
+
+  /** Follows a handshake that a worker makes: it has ended when the result is called, or with the connection. */
+  private readonly followHandshake = (): (succeeded: boolean) => void => {
+    const { observed } = this
+    if (observed === undefined) return () => {}
+    const end = Deferred.makeUnsafe<void, string>()
+    Effect.runForkWith(this.server.context)(Effect.ignore(observed.handshake("tls", Deferred.await(end))))
+    const ended = (succeeded: boolean) => {
+      Deferred.doneUnsafe(end, succeeded ? Effect.void : Effect.fail("the handshake failed"))
+    }
+    this.whenReleased(() => ended(false))
+    return ended
+  }
+
+  private get handshake(): RemoteConnection["handshake"] {
+    const { left } = this
+    return left && {
+      left: () => Math.max(1, left.until - this.server.now()),
+      succeeded: () => left.ended(true),
+      failed: (cause) => {
+        left.ended(false)
+        this.decide(this.draining.isOpen() ? CloseReason.Refused("draining") : CloseReason.HandshakeFailed(cause))
+      }
+    }
+  }
+
   get remote(): RemoteConnection {
     const { subject } = this
     subject.beRemote()
@@ -276,6 +330,9 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
       _tag: "Connection",
       connection: subject,
       wire: subject.wire,
+      handshake: this.handshake,
+      followHandshake: this.followHandshake,
+      haltInput: () => subject.haltInput(),
       replaceWire: (wire) => subject.replaceWire(wire),
       patience: this.server.patience,
       watch: this.interruptOn === undefined ? undefined : () => subject.watch(),

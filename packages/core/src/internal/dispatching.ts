@@ -8,11 +8,13 @@ import { Dispatch } from "../Dispatch.ts"
 import { isPortable, type Portable } from "../Handler.ts"
 import type { ListenError } from "../ListenError.ts"
 import type { WorkerEvent } from "../ServerEvent.ts"
+import type { Wire } from "../StreamTransport.ts"
 import {
   type RemoteConnection,
   type RemoteDatagram,
   type RemoteMessage,
   WorkerDispatch,
+  type Workers,
   type WorkersInfo
 } from "../WorkerDispatch.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
@@ -28,6 +30,7 @@ export interface Dispatched {
 
 export interface WorkersOfServer {
   readonly info: () => WorkersInfo
+  readonly moves: (wire: Wire) => boolean
   /** Where the server publishes its events, once it is there. */
   publish: ((event: WorkerEvent) => void) | undefined
 }
@@ -42,10 +45,13 @@ export const dispatching = Effect.fnUntraced(function*<E = never>(
   if (!isPortable(handler)) return yield* inline(handler, Context.empty())
   const remote = yield* Effect.serviceOption(WorkerDispatch)
   if (Option.isNone(remote)) return yield* inline(handler.handle, yield* Layer.build(handler.layer))
-  let info: () => WorkersInfo
-  const workers: WorkersOfServer = { info: () => info(), publish: undefined }
-  const made = yield* remote.value.make(handler, (event) => workers.publish?.(event))
-  info = made.info
+  let made: Workers
+  const workers: WorkersOfServer = {
+    info: () => made.info(),
+    moves: (wire) => made.moves?.(wire) === true,
+    publish: undefined
+  }
+  made = yield* remote.value.make(handler, (event) => workers.publish?.(event))
   return {
     strategy: { name: remote.value.name, run: made.strategy },
     handler: remoteOf === undefined

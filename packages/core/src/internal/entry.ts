@@ -17,7 +17,7 @@ import type { Request, Strategy } from "../Dispatch.ts"
 import { FrameError } from "../FrameError.ts"
 import type { ConnectionInfo } from "../Server.ts"
 import type { RequestKind } from "../ServerEvent.ts"
-import type { Handshake } from "../StreamTransport.ts"
+import type { Handshake, Preface } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
 import { Timer } from "./deadlines.ts"
 import type { Observed } from "./observed.ts"
@@ -160,11 +160,12 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** A step that answers at once costs no effect: one that nobody notices may stand in front of every server. */
-  private admit(steps: ReadonlyArray<Check | Handshake>, from: number): Effect.Effect<void> {
+  private admit(steps: ReadonlyArray<Check | Preface | Handshake>, from: number): Effect.Effect<void> {
     for (let i = from; i < steps.length; i++) {
       const step = steps[i]!
-      if ("handshake" in step) {
-        return Effect.flatMap(this.shakeHands(step), (done) => done ? this.admit(steps, i + 1) : Effect.void)
+      if (!("policy" in step)) {
+        const said = "preface" in step ? this.readPreface(step) : this.shakeHands(step, i === steps.length - 1)
+        return Effect.flatMap(said, (done) => done ? this.admit(steps, i + 1) : Effect.void)
       }
       const verdict = this.ask(step)
       if (verdict === true) continue
@@ -215,9 +216,14 @@ export abstract class Entry implements Request, Registered, Ticket {
     else (this.releases ??= []).push(release)
   }
 
+  /** Reads it, and says whether that succeeded. Only connections have one. */
+  protected readPreface({ preface }: Preface): Effect.Effect<boolean> {
+    return Effect.die(new Error(`${this.kind} ${this.id}: no ${preface} preface without a connection`))
+  }
+
   /** Does it, and says whether it succeeded. Only connections have something to say. */
-  protected shakeHands(step: Handshake): Effect.Effect<boolean> {
-    return Effect.die(new Error(`${this.kind} ${this.id}: no ${step.handshake} handshake without a connection`))
+  protected shakeHands({ handshake }: Handshake, _isLast: boolean): Effect.Effect<boolean> {
+    return Effect.die(new Error(`${this.kind} ${this.id}: no ${handshake} handshake without a connection`))
   }
 
   /** Called in the request's own fiber. */

@@ -109,7 +109,7 @@ export class ServerMetrics implements Observer {
     this.counter(descriptions.accepted, () => server.accepted)
     this.gauge(descriptions.open, () => server.open)
     for (const reason of reasons) this.counter(descriptions.closed, () => server.closed[reason] ?? 0, { reason })
-    for (const step of transport.steps) if (!("handshake" in step)) this.addPolicy(step.policy)
+    for (const step of transport.steps) if ("policy" in step) this.addPolicy(step.policy)
     for (const policy of ["queue", "draining"]) this.addPolicy(policy)
     this.counter(descriptions.io, () => server.bytes("bytesRead"), { "network.io.direction": "receive" })
     this.counter(descriptions.io, () => server.bytes("bytesWritten"), { "network.io.direction": "transmit" })

@@ -44,6 +44,8 @@ export const hostConnection: typeof HostConnection = (options) => {
       options.onReleased()
     }
   })
+  connection.proxy = options.proxy
+  if (options.input !== undefined) connection.onData(options.input)
   if (Math.min(patience.idle, patience.read) < Infinity) {
     connection.trackActivity(Date.now)
     lookBy(Date.now())
@@ -51,7 +53,10 @@ export const hostConnection: typeof HostConnection = (options) => {
   if (options.watch) connection.watch()
   return {
     connection,
-    wire: options.wire,
+    // Another one, once the handler has asked for TLS.
+    get wire() {
+      return connection.wire
+    },
     drain: (expected) => {
       draining.openUnsafe()
       if (expected === 0) return connection.startDrain()

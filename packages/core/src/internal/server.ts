@@ -29,7 +29,7 @@ import type { ListenError } from "../ListenError.ts"
 import { level, Log, type Logging } from "../Logging.ts"
 import type { DrainOptions, Info, MaxAge, Server, ServerOptions, Stats, Status, StreamHandler } from "../Server.ts"
 import type { DrainReport, LifecycleEvent, RequestEvent, ServerEvent } from "../ServerEvent.ts"
-import { type Handshake, type Listener, StreamTransport, type Wire } from "../StreamTransport.ts"
+import { type Handshake, type Listener, type Preface, StreamTransport, type Wire } from "../StreamTransport.ts"
 import type { Patience } from "../WorkerDispatch.ts"
 import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
@@ -140,7 +140,7 @@ export const run = Effect.fnUntraced(function*(
     lifecycle: yield* PubSub.sliding<LifecycleEvent>(1_024)
   })
   for (const step of transport.steps) {
-    if (!("handshake" in step) && step.start !== undefined) yield* server.publishing(step.start(server.gateOf(step)))
+    if ("policy" in step && step.start !== undefined) yield* server.publishing(step.start(server.gateOf(step)))
   }
   for (const reference of [Measured, Traced]) {
     const observer = yield* Context.get(ambient, reference)?.(server) ?? Effect.undefined
@@ -197,7 +197,7 @@ export type Check = StepFor<any>
 /** Where requests come from, and what is particular about them. */
 export interface Arrivals {
   readonly name: string
-  readonly steps: ReadonlyArray<Check | Handshake>
+  readonly steps: ReadonlyArray<Check | Preface | Handshake>
   /** Binds; what arrives goes to the server's `accept`. */
   readonly listen: (server: ServerImpl, at?: SocketAddress) => Effect.Effect<Listener, ListenError, Scope.Scope>
   /** Where more may wait than the strategy has been given: packets. */
@@ -276,7 +276,7 @@ export class ServerImpl {
   constructor(config: Config) {
     this.config = config
     for (const step of config.transport.steps) {
-      if ("handshake" in step || step.limit === undefined) continue
+      if (!("policy" in step) || step.limit === undefined) continue
       let name = step.policy
       for (let n = 2; this.limits.has(name); n++) name = `${step.policy}-${n}`
       this.limits.set(name, step.limit)

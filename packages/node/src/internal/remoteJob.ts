@@ -4,7 +4,7 @@
  * here.
  */
 import type { Connection } from "@socketserver/core/Connection"
-import { ConnectionError } from "@socketserver/core/ConnectionError"
+import { ConnectionError, Reset } from "@socketserver/core/ConnectionError"
 import type { Portable } from "@socketserver/core/Handler"
 import type { Message } from "@socketserver/core/Message"
 import type { WireFailure } from "@socketserver/core/StreamTransport"
@@ -121,7 +121,10 @@ class RemoteJob implements Job {
     this.running = true
     if (this.assignment.request._tag !== "Task") this.assignment.request.onKill(this.kill)
     const { pool, request, timeout } = this.assignment
-    if (timeout !== undefined) this.allow(Duration.toMillis(timeout))
+    // A handshake has its own time.
+    if (timeout !== undefined && !(request._tag === "Connection" && request.handshake !== undefined)) {
+      this.allow(Duration.toMillis(timeout))
+    }
     const message = {
       _tag: "Run" as const,
       id: this.id,
@@ -161,10 +164,21 @@ class RemoteJob implements Job {
         })
       }
       case "Connection": {
-        const { connection, onDrain, patience, replaceWire, watch, wire } = request
-        const subjectAs = (transfer: "socket" | "bytes", ends: EncodedEnds, allowHalfOpen: boolean) => ({
+        const { connection, haltInput, handshake, onDrain, patience, replaceWire, watch, wire } = request
+        const { proxy } = connection
+        const portableTls = wire instanceof NodeWire ? wire.portableTls : undefined
+        const subjectAs = (
+          transfer: "socket" | "bytes",
+          ends: EncodedEnds,
+          allowHalfOpen: boolean,
+          input?: Uint8Array
+        ) => ({
           _tag: "Connection" as const,
           ends,
+          proxy: proxy === undefined ? undefined : encodeValue(proxy),
+          tlsStep: portableTls?.step,
+          handshake: handshake?.left(),
+          input,
           transfer,
           allowHalfOpen,
           watch: watch !== undefined,
@@ -173,20 +187,26 @@ class RemoteJob implements Job {
           tls: connection.tls,
           startTls: wire.startTls === undefined ? undefined : Duration.toMillis(wire.startTls.timeout)
         })
-        const isMoved = wire instanceof NodeWire && wire.handOver((socket) => {
+        const isMoved = wire instanceof NodeWire && wire.handOver((socket, wasRead) => {
           const ends = encodeEnds(connection, socket)
+          const readBefore = wasRead ? socket.bytesRead : 0
+          const input = wasRead ? haltInput() : undefined
+          if (portableTls !== undefined) worker.knowTls(portableTls)
           const isTaken = worker.postSocket(
-            { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen) },
-            socket
+            { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen, input) },
+            socket,
+            wasRead
           )
           if (isTaken) {
             const isElsewhere = pool.options.kind === "process"
             if (isElsewhere) descriptors.movedAway()
             const onRelease = isElsewhere ? descriptors.movedBack : () => {}
-            this.wire = new RemoteWire(this.id, ends, (message) => worker.post(message), onRelease)
+            this.wire = new RemoteWire(this.id, ends, readBefore, (message) => worker.post(message), onRelease)
           }
           return isTaken
         })
+        // The client is gone.
+        if (handshake !== undefined && !isMoved) return this.notShaken(new Reset())
         pool.transfer = isMoved ? "socket" : "bytes"
         if (isMoved) replaceWire(this.wire!)
         else {
@@ -196,6 +216,14 @@ class RemoteJob implements Job {
         return onDrain((expected) => this.tellDrain(expected))
       }
     }
+  }
+
+  /** Of a handshake that the handler has asked for, where the worker has the socket. */
+  private upgrading: ((succeeded: boolean) => void) | undefined
+
+  private notShaken(cause: unknown): void {
+    ;(this.assignment.request as RemoteConnection).handshake!.failed(cause)
+    this.finish(Exit.void)
   }
 
   private tellDrain(expected: number): void {
@@ -218,6 +246,22 @@ class RemoteJob implements Job {
         return this.onResult(message)
       case "Interrupting":
         return this.hearing?.()
+      case "Shaken": {
+        const { timeout } = this.assignment
+        const { handshake } = request as RemoteConnection
+        this.wire!.tls = message.tls
+        if (this.upgrading !== undefined) return this.upgrading(true)
+        if (handshake === undefined) return
+        handshake.succeeded()
+        if (timeout !== undefined) this.allow(Duration.toMillis(timeout))
+        return
+      }
+      case "Shaking":
+        this.upgrading = (request as RemoteConnection).followHandshake()
+        return
+      case "NotShaken":
+        this.wire!.release()
+        return this.notShaken(decodeValue(message.cause))
       case "SocketEnd":
         return this.wire!.ended()
       case "SocketLost":

@@ -1,11 +1,14 @@
 /** The wire of a connection whose socket is in a worker: what is done to it here is done there. */
+import type { TlsInfo } from "@socketserver/core/Connection"
 import type { Receiver, Wire, WireFailure } from "@socketserver/core/StreamTransport"
 import type { SocketAddress } from "effect/net/NetAddress"
 import { decodeLocal, decodePeer, type EncodedEnds, type ToWorker } from "./workerProtocol.ts"
 
 export class RemoteWire implements Wire {
   readonly unsent = 0
-  bytesRead = 0
+  bytesRead: number
+  tls: TlsInfo | undefined
+  private readonly readBefore: number
   bytesWritten = 0
   private readonly id: number
   private readonly post: (message: ToWorker) => void
@@ -17,9 +20,17 @@ export class RemoteWire implements Wire {
   private readonly onRelease: () => void
   private readonly ends: EncodedEnds
 
-  constructor(id: number, ends: EncodedEnds, post: (message: ToWorker) => void, onRelease: () => void) {
+  constructor(
+    id: number,
+    ends: EncodedEnds,
+    readBefore: number,
+    post: (message: ToWorker) => void,
+    onRelease: () => void
+  ) {
     this.id = id
     this.ends = ends
+    this.readBefore = readBefore
+    this.bytesRead = readBefore
     this.post = post
     this.onRelease = onRelease
   }
@@ -66,7 +77,7 @@ export class RemoteWire implements Wire {
   // ---- what the worker says
 
   counted(bytesRead: number, bytesWritten: number): void {
-    this.bytesRead = bytesRead
+    this.bytesRead = this.readBefore + bytesRead
     this.bytesWritten = bytesWritten
   }
 

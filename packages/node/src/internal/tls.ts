@@ -41,12 +41,14 @@ export const handshakeServer = (settings: PlainTls, select: Select | undefined):
       else pending.fail(error)
     })
 
-/** Says TLS on the wire's socket, after `goAhead` in clear. Where it fails or is interrupted, the socket is destroyed. */
-export const shakeHands = (
-  server: Tls.Server,
-  wire: Wire,
-  goAhead: Uint8Array | string = ""
-): Effect.Effect<NodeWire, unknown> =>
+/**
+ * What becomes of that which the client has sent in clear. Behind a preface it may be TLS's first message, and is its `input`. In
+ * the middle of a connection it is discarded, and a `goAhead` written.
+ */
+export type Clear = { readonly input: Uint8Array } | { readonly goAhead: Uint8Array | string }
+
+/** Says TLS on the wire's socket. Where it fails or is interrupted, the socket is destroyed. */
+export const shakeHands = (server: Tls.Server, wire: Wire, clear: Clear): Effect.Effect<NodeWire, unknown> =>
   Effect.callback((resume) => {
     if (!(wire instanceof NodeWire)) {
       return resume(Effect.die(new Error("TLS needs a socket, and a step before it in the pipe has left none")))
@@ -56,7 +58,14 @@ export const shakeHands = (
       wire.destroy(false)
       return resume(Effect.fail(new Reset()))
     }
-    if (goAhead.length > 0) below.write(goAhead)
+    if (below.readableEnded) below.destroy()
+    else if ("input" in clear) {
+      // TLS takes first what lies in the socket's own buffer.
+      if (clear.input.length > 0) below.unshift(clear.input)
+    } else {
+      while (below.readableLength > 0) below.read()
+      if (clear.goAhead.length > 0) below.write(clear.goAhead)
+    }
     const { allowHalfOpen, bytesRead, bytesWritten } = below
     // Who finishes before the handshake has.
     below.allowHalfOpen = false
@@ -67,7 +76,7 @@ export const shakeHands = (
     let above: ReadonlyArray<Function> = []
     const end = () => {
       handshakes.delete(below)
-      below.off("close", onClose)
+      below.off("close", onClose).off("end", onClose)
       pending.onEnd?.()
     }
     const pending: Pending = {
@@ -94,7 +103,8 @@ export const shakeHands = (
     }
     const onClose = () => pending.fail(new Error("the client closed the connection during the TLS handshake"))
     handshakes.set(below, pending)
-    below.once("close", onClose)
+    // It ends by itself only before TLS reads.
+    below.once("close", onClose).once("end", onClose)
     const begin = (socket: Net.Socket) => {
       if (socket.destroyed || !handshakes.has(socket)) return
       try {

@@ -135,6 +135,15 @@ export interface PlainTls {
   readonly handshakeMillis: number
 }
 
+/** A step's TLS, for workers to make handshakes with. */
+export interface PortableTls {
+  readonly step: number
+  /** As they are now, from the start of the server on. */
+  settings: PlainTls | undefined
+  /** Who is told of new ones. */
+  readonly users: Set<(settings: PlainTls) => void>
+}
+
 export const hasFiles = ({ sni, ...source }: TlsOptions<any>): boolean =>
   "certFile" in source || (typeof sni === "object" && Object.values(sni).some((source) => "certFile" in source))
 

@@ -1,24 +1,26 @@
 /** TLS as a step of the pipe: it loads certificates when a server starts to listen, and again when they have changed. */
 import type { ListenError } from "@socketserver/core/ListenError"
 import { publish } from "@socketserver/core/ServerEvent"
-import { type Handshake, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
+import { type Handshake, type Preface, StreamTransport, type Wire } from "@socketserver/core/StreamTransport"
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type * as Tls from "node:tls"
 import { invalid } from "./options.ts"
-import { handshakeServer, pendingOf, shakeHands } from "./tls.ts"
+import { type Clear, handshakeServer, pendingOf, shakeHands } from "./tls.ts"
 import {
   checkDuration,
   checkIdentity,
   hasFiles,
   load,
   type PlainTls,
+  type PortableTls,
   secureContext,
   type Select,
   selectByName,
@@ -48,7 +50,8 @@ export const makeStep =
           run: (wire) =>
             Effect.sync(() => {
               if (wire instanceof NodeWire) {
-                wire.startTls = { timeout: state.handshake.timeout, run: (goAhead) => state.shake(wire, goAhead) }
+                wire.startTls = { timeout: state.handshake.timeout, run: (goAhead) => state.shake(wire, { goAhead }) }
+                wire.portableTls = state.portable
               }
               return wire
             })
@@ -70,7 +73,18 @@ export const makeStep =
       })
     ).pipe(Layer.provide(transport)) as Layer.Layer<StreamTransport, never, any>
 
+/** It is there with its first record. Of something else, TLS is to say what it thinks. */
+const lookForHello: Preface["look"] = (input, _, ended) => {
+  const isThere = ended || (input.length > 0 && input[0] !== 22) ||
+    (input.length >= 5 && input.length >= 5 + Math.min(input[3]! << 8 | input[4]!, longestRecord))
+  return isThere ? Result.succeed({ length: 0, proxy: undefined }) : undefined
+}
+const longestRecord = 16_384
+
+let steps = 0
+
 class TlsState<R> {
+  readonly portable: PortableTls | undefined
   private readonly options: TlsOptions<R>
   private readonly context: Context.Context<R>
   private server: Tls.Server | undefined
@@ -82,17 +96,24 @@ class TlsState<R> {
   constructor(options: TlsOptions<R>, context: Context.Context<R>) {
     this.options = options
     this.context = context
+    // An effect stays here.
+    if (typeof options.sni !== "function") this.portable = { step: ++steps, settings: undefined, users: new Set() }
     const timeout = options.handshakeTimeout ?? "10 seconds"
     this.handshake = {
       handshake: "tls",
       // One that is not a duration is found out when the server starts.
       timeout: Duration.fromInputUnsafe(isDuration(timeout) ? timeout : "10 seconds"),
-      run: (wire) => this.shake(wire, "")
+      run: (wire, takeInput) => Effect.suspend(() => this.shake(wire, { input: takeInput() })),
+      leave: (wire) => {
+        if (this.portable === undefined || !(wire instanceof NodeWire)) return undefined
+        wire.portableTls = this.portable
+        return { preface: "ClientHello", timeout: this.handshake.timeout, look: lookForHello }
+      }
     }
   }
 
-  shake(wire: Wire, goAhead: Uint8Array | string): Effect.Effect<Wire, unknown> {
-    return Effect.suspend(() => shakeHands(this.server!, wire, goAhead))
+  shake(wire: Wire, clear: Clear): Effect.Effect<Wire, unknown> {
+    return Effect.suspend(() => shakeHands(this.server!, wire, clear))
   }
 
   /** Loads what there is, and watches it until the scope ends. */
@@ -120,6 +141,10 @@ class TlsState<R> {
   private use(settings: PlainTls): void {
     this.settings = settings
     const { sni } = this.options
+    if (this.portable !== undefined) {
+      this.portable.settings = settings
+      for (const tell of this.portable.users) tell(settings)
+    }
     this.server = handshakeServer(
       settings,
       typeof sni === "function" ? this.selectByEffect(settings, sni) : selectByName(settings)

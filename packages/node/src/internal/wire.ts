@@ -7,7 +7,8 @@ import type { Loan, Receiver, StartTls, Wire, WireFailure } from "@socketserver/
 import type { SocketAddress } from "effect/net/NetAddress"
 import type * as Net from "node:net"
 import { allocatedOutside } from "./externalMemory.ts"
-import { large, makeReadInto } from "./sharedBuffer.ts"
+import { large, makeReadInto, sharedBuffer } from "./sharedBuffer.ts"
+import type { PortableTls } from "./tlsOptions.ts"
 
 /** How long a peer may take to read the last of its output after the handler has ended. */
 const flushTimeout = 30_000
@@ -60,6 +61,8 @@ export class NodeWire implements Wire {
   private receiver: Receiver | undefined
   /** Nothing was read yet. */
   private fresh = true
+  /** Does what is read come here at once, with nothing left in the socket's own buffer? */
+  private direct = false
   private delivering = false
   private stopped = false
   private readonly addresses: Addresses
@@ -71,6 +74,8 @@ export class NodeWire implements Wire {
   private destroyTls: (() => void) | undefined
   private readonly encryption: Encryption | undefined
   startTls: StartTls | undefined
+  /** What a worker needs that has the socket: for the handshake that is left to it, or for `startTls`. */
+  portableTls: PortableTls | undefined
 
   constructor(socket: Net.Socket, addresses: Addresses, encryption?: Encryption) {
     this.socket = socket as WiredSocket
@@ -133,27 +138,39 @@ export class NodeWire implements Wire {
     if (this.fresh) {
       this.fresh = false
       // What TLS has decrypted meanwhile lies in the socket's own buffer.
-      if (this.encryption !== undefined || !readInto(this.socket)) this.socket.on("data", onData)
+      this.direct = this.encryption === undefined && readInto(this.socket)
+      if (!this.direct) this.socket.on("data", onData)
     }
     this.socket.resume()
     if (this.peerEnded && !this.endReported) queueMicrotask(() => this.reportEnd())
   }
 
   /**
-   * Gives the socket to somebody else, if nothing was read from it yet: `take` says whether it was taken. Then this wire has
-   * nothing to do with it any more.
+   * Gives the socket to somebody else, if that would lose nothing: `take` says whether it was taken, and has stopped this wire before
+   * if it `wasRead` from. Then this wire has nothing to do with it any more.
    */
-  handOver(take: (socket: Net.Socket) => boolean): boolean {
+  handOver(take: (socket: Net.Socket, wasRead: boolean) => boolean): boolean {
     const { socket } = this
-    if (!this.fresh || this.isGone || socket.bytesWritten > 0 || this.isTied) return false
-    if (!take(socket)) return false
+    if (this.isGone || socket.bytesWritten > 0 || this.isTied) return false
+    if (!this.fresh && (!this.direct || this.delivering || this.peerEnded)) return false
+    if (!take(socket, !this.fresh)) return false
     this.detach()
     return true
   }
 
+  /** Can it be given to somebody else as long as nothing is written? */
+  get isMovable(): boolean {
+    return sharedBuffer.available && sharedBuffer.enabled && !this.isTied
+  }
+
+  /** Over TCP? */
+  get isTcp(): boolean {
+    return this.socket.remoteFamily !== undefined
+  }
+
   /** Only whoever has the certificates can do what is to be done with it. */
   private get isTied(): boolean {
-    return this.encryption !== undefined || this.startTls !== undefined
+    return this.encryption !== undefined || (this.startTls !== undefined && this.portableTls === undefined)
   }
 
   private get isGone(): boolean {
@@ -161,17 +178,15 @@ export class NodeWire implements Wire {
   }
 
   /**
-   * Leaves the socket to TLS, which has everything that is read from now on; what was read before is discarded. `undefined` if
-   * there is no socket any more, or TLS has it already. To destroy this wire is then to call `destroy`.
+   * Leaves the socket to TLS, which has everything that is read from now on. `undefined` if there is no socket any more, or TLS has
+   * it already. To destroy this wire is then to call `destroy`.
    */
   giveToTls(destroy: () => void): Net.Socket | undefined {
     const { socket } = this
     if (this.isGone || this.encryption !== undefined) return undefined
     this.detach()
     this.destroyTls = destroy
-    socket.off("data", onData).pause()
-    while (socket.readableLength > 0) socket.read()
-    return socket
+    return socket.off("data", onData).pause()
   }
 
   private detach(): void {

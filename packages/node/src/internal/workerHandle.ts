@@ -1,6 +1,6 @@
 /** One worker as the system has it, a thread or a process: started, spoken to, and ended, by force where it must be. */
 import * as ChildProcess from "node:child_process"
-import type * as Net from "node:net"
+import * as Net from "node:net"
 import { Worker } from "node:worker_threads"
 import { defined } from "./options.ts"
 import type { FromWorker, ToWorker } from "./workerProtocol.ts"
@@ -30,7 +30,7 @@ export interface ResourceLimits {
 export interface WorkerHandle {
   readonly post: (message: ToWorker) => void
   /** Gives the socket along with the message, if it can be given to such a worker. */
-  readonly postSocket: (message: ToWorker, socket: Net.Socket) => boolean
+  readonly postSocket: (message: ToWorker, socket: Net.Socket, wasRead: boolean) => boolean
   /** At once, whatever it does. */
   readonly kill: () => void
 }
@@ -47,8 +47,15 @@ const main = new URL(`./workerMain${import.meta.url.slice(import.meta.url.lastIn
 export const spawn = (options: HandleOptions, events: Events): WorkerHandle =>
   options.kind === "thread" ? spawnThread(options, events) : spawnProcess(options, events)
 
-/** Does this Node move TCP sockets to threads? Known when it was tried. */
-let movesToThreads = true
+/** Does this Node move TCP sockets to threads: fresh ones, and those that were read from? It may turn out that it does not. */
+const canTransfer = Object.getOwnPropertySymbols(Net.Socket.prototype).some(({ description }) =>
+  description === "messaging_transfer_symbol"
+)
+const movesToThreads = { fresh: canTransfer, read: canTransfer }
+
+/** Does a worker of the kind get sockets that were read from? */
+export const movesSockets = (kind: HandleOptions["kind"], isTcp: boolean): boolean =>
+  kind === "process" || (movesToThreads.read && isTcp)
 
 const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
   const worker = new Worker(main, {
@@ -66,14 +73,18 @@ const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): Work
   worker.on("exit", (code) => onEnd(failure ?? new Error(`the thread exited with code ${code}`)))
   return {
     post: (message) => worker.postMessage(message),
-    postSocket: (message, socket) => {
+    postSocket: (message, socket, wasRead) => {
+      const kind = wasRead ? "read" : "fresh"
       // Unix sockets are not moved.
-      if (!movesToThreads || socket.remoteFamily === undefined) return false
+      if (!movesToThreads[kind] || socket.remoteFamily === undefined) return false
+      // Node moves none that was read from, lest something is lost: here, what was read goes along with the message.
+      if (wasRead) Object.defineProperty(socket, "bytesRead", { configurable: true, value: 0 })
       try {
         worker.postMessage({ ...message, socket }, [socket as any])
         return true
       } catch {
-        movesToThreads = false
+        movesToThreads[kind] = false
+        delete (socket as { bytesRead?: number }).bytesRead
         return false
       }
     },

@@ -3,7 +3,7 @@
  * What a handler is given here does what it does in a server, by messages, or, where the socket came along, by itself.
  */
 import type { TlsInfo } from "@socketserver/core/Connection"
-import { Closed, ConnectionError } from "@socketserver/core/ConnectionError"
+import { Closed, ConnectionError, Timeout } from "@socketserver/core/ConnectionError"
 import type { Datagram } from "@socketserver/core/Datagram"
 import type { DatagramError } from "@socketserver/core/DatagramError"
 import { isPortable, type Portable } from "@socketserver/core/Handler"
@@ -27,6 +27,8 @@ import { decodeExit, encodeExit } from "./exits.ts"
 import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
 import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
+import type { Clear } from "./tls.ts"
+import type { PlainTls } from "./tlsOptions.ts"
 import { decodeValue, encodeValue } from "./values.ts"
 import { NodeWire } from "./wire.ts"
 import {
@@ -78,9 +80,8 @@ class Job {
 
   run({ handler, request, span, subject }: Run, socket: Socket | undefined): void {
     const { context, portable } = handlers.get(handler)!
-    const input = this.makeInput(subject, request, socket)
     const own = Context.merge(context, reporter.spanContext(span, this.id)).pipe(Context.add(CurrentRequest, this.id))
-    this.fiber = Effect.runForkWith(own)(
+    const handle = (input: unknown) =>
       Effect.scoped(
         subject._tag === "Message"
           ? Effect.flatMap(
@@ -89,6 +90,13 @@ class Job {
           )
           : Effect.suspend(() => portable.handle(input))
       ) as Effect.Effect<unknown, unknown>
+    this.fiber = Effect.runForkWith(own)(
+      subject._tag === "Connection" && subject.handshake !== undefined
+        ? Effect.flatMap(
+          this.shakeHands(subject, request, subject.handshake, socket),
+          (wire) => handle(this.host({ ...subject, input: undefined }, request, wire))
+        )
+        : handle(this.makeInput(subject, request, socket))
     )
     this.fiber.addObserver((exit) => this.onEnd(exit, portable))
   }
@@ -101,20 +109,61 @@ class Job {
         return this.makeDatagram(subject, request)
       case "Message":
         return this.makeMessage(subject, request)
-      case "Connection": {
-        const hosted = this.hosted = hostConnection({
-          id: request,
-          wire: this.makeWire(subject, socket),
-          watch: this.watch = subject.watch && subject.transfer === "socket",
-          onGone: (how) => this.onGone(how),
-          patience: subject.patience,
-          onTimeout: (deadline) => post({ _tag: "TimingOut", id: this.id, deadline }),
-          annotate: this.annotate,
-          onReleased: () => this.onReleased()
-        })
-        return hosted.connection
-      }
+      case "Connection":
+        return this.host(subject, request, this.makeWire(subject, socket))
     }
+  }
+
+  private host(subject: SubjectOf<"Connection">, request: number, wire: Wire): HostedConnection["connection"] {
+    const hosted = this.hosted = hostConnection({
+      id: request,
+      wire,
+      proxy: subject.proxy === undefined ? undefined : decodeValue(subject.proxy),
+      input: subject.input,
+      watch: this.watch = subject.watch && subject.transfer === "socket",
+      onGone: (how) => this.onGone(how),
+      patience: subject.patience,
+      onTimeout: (deadline) => post({ _tag: "TimingOut", id: this.id, deadline }),
+      annotate: this.annotate,
+      onReleased: () => this.onReleased()
+    })
+    return hosted.connection
+  }
+
+  /** While there is a handshake to be made. */
+  private shaking: NodeWire | undefined
+
+  private shakeHands(
+    subject: SubjectOf<"Connection">,
+    request: number,
+    millis: number,
+    socket: Socket | undefined
+  ): Effect.Effect<Wire, unknown> {
+    // Its client was gone before it came here.
+    const wire = this.shaking = this.makeWire(subject, socket ?? new Socket().destroy()) as NodeWire
+    const input = subject.input ?? new Uint8Array(0)
+    return shakeHandsAs(subject.tlsStep!, wire, { input }).pipe(
+      Effect.timeoutOrElse({
+        duration: millis,
+        orElse: () =>
+          Effect.fail(
+            new ConnectionError({
+              reason: new Timeout({ deadline: "handshakeTimeout" }),
+              connection: request,
+              peer: String(decodePeer(subject.ends))
+            })
+          )
+      }),
+      Effect.map((wire) => {
+        this.shaking = undefined
+        return this.shaken(wire)
+      })
+    )
+  }
+
+  private shaken(wire: Wire): Wire {
+    post({ _tag: "Shaken", id: this.id, tls: wire.tls! })
+    return wire
   }
 
   private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
@@ -122,10 +171,22 @@ class Job {
     if (transfer === "socket" && socket !== undefined) {
       // What is passed to a process forgets this.
       socket.allowHalfOpen = allowHalfOpen
-      return new NodeWire(socket, {
+      const wire = new NodeWire(socket, {
         peerOf: () => decodePeer(ends),
         localOf: () => decodeLocal(ends)
       })
+      const { startTls, tlsStep } = subject
+      if (startTls !== undefined) {
+        wire.startTls = {
+          timeout: Duration.millis(startTls),
+          run: (goAhead) =>
+            Effect.suspend(() => {
+              post({ _tag: "Shaking", id: this.id })
+              return Effect.map(shakeHandsAs(tlsStep!, wire, { goAhead }), (wire) => this.shaken(wire))
+            })
+        }
+      }
+      return wire
     }
     const settings = { id: this.id, peer: decodePeer(ends), local: decodeLocal(ends), post }
     const startTls: StartTls = {
@@ -235,6 +296,8 @@ class Job {
         return this.fiber?.interruptUnsafe()
       case "Drain":
         this.draining?.openUnsafe()
+        // As in a server: a drain does not wait for handshakes.
+        if (this.shaking !== undefined) return this.fiber?.interruptUnsafe()
         // As in a server: what lies in the system's buffers already is a request that the connection is not idle with.
         setImmediate(() => setImmediate(() => this.hosted?.drain(message.expected)))
         return
@@ -268,7 +331,14 @@ class Job {
 
   private onEnd(exit: Exit.Exit<unknown, unknown>, { error }: Loaded["portable"]): void {
     this.ended = true
-    const { hosted } = this
+    const { hosted, shaking } = this
+    if (shaking !== undefined) {
+      shaking.destroy(false)
+      const cause = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+      post({ _tag: "NotShaken", id: this.id, cause: encodeValue(cause) })
+      jobs.delete(this.id)
+      return
+    }
     // Where nobody else has a say, the connection is closed at once, as the server would when it hears of the end.
     const isPlain = hosted !== undefined && isPlainEnd(exit)
     let own = none
@@ -351,6 +421,20 @@ const isPlainEnd = (exit: Exit.Exit<unknown, unknown>): boolean =>
   Exit.isSuccess(exit) ||
   exit.cause.reasons.every((reason) => Cause.isFailReason(reason) && Cause.isDone(reason.error))
 
+/** By step. Workers of servers without TLS never load it. */
+const tlsServers = new Map<number, ReturnType<typeof makeHandshakes>>()
+const makeHandshakes = async (settings: PlainTls) => {
+  const [{ handshakeServer, shakeHands }, { selectByName }] = await Promise.all([
+    import("./tls.ts"),
+    import("./tlsOptions.ts")
+  ])
+  const server = handshakeServer(settings, selectByName(settings))
+  return (wire: Wire, clear: Clear) => shakeHands(server, wire, clear)
+}
+
+const shakeHandsAs = (step: number, wire: Wire, clear: Clear) =>
+  Effect.flatMap(Effect.promise(() => tlsServers.get(step)!), (shakeHands) => shakeHands(wire, clear))
+
 const load = ({ handler, module, name }: Extract<ToWorker, { readonly _tag: "Load" }>) =>
   Effect.gen(function*() {
     const found = yield* Effect.tryPromise({
@@ -394,6 +478,9 @@ const receive = (message: ToWorker, handle?: unknown): void => {
       return
     case "Load":
       load(message)
+      return
+    case "Tls":
+      tlsServers.set(message.step, makeHandshakes(message.settings))
       return
     case "Run": {
       const job = new Job(message.id)

@@ -14,6 +14,7 @@ import * as Exit from "effect/Exit"
 import { decodeExit } from "./exits.ts"
 import { JobNumbers, JobTable } from "./jobTable.ts"
 import { makeReceiver, type Receiver, type ReporterOptions } from "./telemetry.ts"
+import type { PlainTls, PortableTls } from "./tlsOptions.ts"
 import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
 import type { FromWorker, LoadOutcome, ToWorker } from "./workerProtocol.ts"
 
@@ -181,6 +182,18 @@ export class PooledWorker {
     if (this.state !== "ended") this.handle.post(message)
   }
 
+  /** Whose TLS it knows, and how it is told of new certificates. */
+  private readonly tls = new Map<PortableTls, (settings: PlainTls) => void>()
+
+  /** Tells what handshakes are made with, now and whenever that changes. */
+  knowTls(portable: PortableTls): void {
+    if (this.tls.has(portable)) return
+    const tell = (settings: PlainTls) => this.post({ _tag: "Tls", step: portable.step, settings })
+    this.tls.set(portable, tell)
+    portable.users.add(tell)
+    tell(portable.settings!)
+  }
+
   get postSocket(): WorkerHandle["postSocket"] {
     return this.handle.postSocket
   }
@@ -203,6 +216,7 @@ export class PooledWorker {
 
   private onEnd(cause: Error): void {
     clearTimeout(this.timer)
+    for (const [{ users }, tell] of this.tls) users.delete(tell)
     const before = this.state
     this.state = "ended"
     // First, so that it has been counted when its requests end.

@@ -10,6 +10,7 @@ import type * as Net from "node:net"
 import { inetAddress } from "./address.ts"
 import type { EncodedExit } from "./exits.ts"
 import type { EncodedSpan, Report, ReporterOptions } from "./telemetry.ts"
+import type { PlainTls } from "./tlsOptions.ts"
 import { decodeValue, type EncodedValue, encodeValue } from "./values.ts"
 
 /** How much input may be on its way from a pool to a worker, for one connection. */
@@ -22,6 +23,14 @@ export type Subject =
   | {
     readonly _tag: "Connection"
     readonly ends: EncodedEnds
+    /** What a proxy has said; `undefined` where none has. */
+    readonly proxy: EncodedValue
+    /** Whose TLS is to be used, where the socket comes along. */
+    readonly tlsStep: number | undefined
+    /** For how many milliseconds the handshake may last that is to be made first, if there is one. */
+    readonly handshake: number | undefined
+    /** What was read from the socket that comes along, if something was. */
+    readonly input: Uint8Array | undefined
     /** Does the socket come along, or only its bytes? */
     readonly transfer: "socket" | "bytes"
     /** What TLS has negotiated, where the bytes come decrypted. */
@@ -54,6 +63,8 @@ type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 export type ToWorker =
   /** The answer to `Started`. */
   | { readonly _tag: "Init"; readonly reporter: ReporterOptions }
+  /** What handshakes of a step are made with from now on. */
+  | { readonly _tag: "Tls"; readonly step: number; readonly settings: PlainTls }
   | { readonly _tag: "Load"; readonly handler: number; readonly module: string; readonly name: string }
   | {
     readonly _tag: "Run"
@@ -146,6 +157,12 @@ export type FromWorker =
   | { readonly _tag: "Upgrade"; readonly id: number; readonly call: number; readonly goAhead: Uint8Array | string }
   | { readonly _tag: "Closed"; readonly id: number; readonly how: "close" | "destroy" | "reset" }
   // From a connection whose socket the worker has.
+  /** The handler has asked for a handshake. */
+  | { readonly _tag: "Shaking"; readonly id: number }
+  /** A handshake has succeeded: the handler begins, or goes on. */
+  | { readonly _tag: "Shaken"; readonly id: number; readonly tls: TlsInfo }
+  /** It has failed, or was interrupted: nothing is left of the connection. */
+  | { readonly _tag: "NotShaken"; readonly id: number; readonly cause: EncodedValue }
   | { readonly _tag: "SocketEnd"; readonly id: number }
   | { readonly _tag: "SocketLost"; readonly id: number; readonly failure: WireFailure }
   /**

@@ -15,6 +15,8 @@ import type { WorkerOptions, WorkerPool } from "../WorkerPool.ts"
 import { checkInteger, invalid } from "./options.ts"
 import { runRemotely } from "./remoteJob.ts"
 import { reporterOptions } from "./telemetry.ts"
+import { NodeWire } from "./wire.ts"
+import { movesSockets } from "./workerHandle.ts"
 import { Pool } from "./workerPool.ts"
 
 const most = Number.MAX_SAFE_INTEGER
@@ -100,6 +102,7 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
               (error) => error instanceof WorkerError,
               Effect.die
             ),
+          moves: (wire) => wire instanceof NodeWire && wire.isMovable && movesSockets(options.kind, wire.isTcp),
           info: () => pool.info()
         }
       })
