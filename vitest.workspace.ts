@@ -14,6 +14,8 @@ export default defineConfig({
     testTimeout: 20_000,
     hookTimeout: 20_000,
     passWithNoTests: true,
+    // Servers log; what they say matters where a test fails.
+    silent: "passed-only",
     projects: ["core", "node", "unix-datagram", "testing", "cli", "examples", "bench", "reliability"].map((name) =>
       project(name)
     )

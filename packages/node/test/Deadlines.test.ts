@@ -145,7 +145,7 @@ for (const [place, transport] of Object.entries({ tcp, unix })) {
 
       it.live("a handler that takes too long is interrupted by `requestTimeout`, and its finalizers run", () =>
         Effect.gen(function*() {
-          const { causes, ending, visit } = yield* serve(yield* transport, step, { requestTimeout: "200 millis" })
+          const { causes, ending, visit } = yield* serve(yield* transport, step, { requestTimeout: "1 second" })
           const client = yield* visit("wait\n")
           assert.strictEqual(yield* receiveAll(client), "waiting\ninterrupted\n")
           client.destroy()

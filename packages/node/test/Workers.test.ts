@@ -259,7 +259,7 @@ for (const kind of kinds) {
       it.live("fails its read when its peer is silent for longer than `idleTimeout`, after `onTimeout`", () =>
         Effect.gen(function*() {
           const { reasons, server, visit } = yield* serveAt(yield* place, { kind, maxWorkers: 1 }, undefined, {
-            idleTimeout: "50 millis",
+            idleTimeout: "500 millis",
             onTimeout: (connection) => connection.write("too slow\n")
           })
           const client = yield* visit("echo one")
