@@ -56,11 +56,14 @@ class Tally {
 
 /** Connects, and gives the socket and a function that begins the exchange; `done` when the connection is closed. */
 const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) => {
-  const { depth, kind, size } = workload
-  const one = requestOf(size)
-  const answer = workload.service === "compute"
-    ? Buffer.from(`${answerTo(one.toString("latin1", 0, size - 1))}\n`)
+  const { depth, kind, service, texts } = workload
+  const one = texts === undefined ? requestOf(workload.size) : Buffer.from(texts.request)
+  const answer = texts !== undefined
+    ? Buffer.from(texts.answer)
+    : service === "compute"
+    ? Buffer.from(`${answerTo(one.toString("latin1", 0, one.length - 1))}\n`)
     : one
+  const size = answer.length
   const first = Buffer.concat(Array.from({ length: depth }, () => one))
   const buffer = Buffer.allocUnsafe(65_536)
   let position = 0
@@ -100,7 +103,7 @@ const connect = (target: Net.NetConnectOpts, workload: Workload, tally: Tally) =
         if (tally.stopped || kind === "churn") socket.end()
         else {
           sentAt = time
-          socket.write(count === 1 ? one : first.subarray(0, count * size))
+          socket.write(count === 1 ? one : first.subarray(0, count * one.length))
         }
         return true
       }

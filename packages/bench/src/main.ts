@@ -46,14 +46,14 @@ const pathFor = (workload: Workload) =>
 const node = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) => startNodeServer(file, workload.service, pathFor(workload), style),
-  takes: ({ service, workers }) => service !== "datagrams" && workers === undefined
+  takes: ({ service, workers }) => service !== "datagrams" && service !== "resp" && workers === undefined
 })
 const py = (name: string, strategy: string): Contender => ({
   name,
   start: (workload) => startPythonServer(strategy, workload.service),
   // One thread for each of 1,000 connections says little about anything.
-  takes: ({ busy, connections, transport, workers }) =>
-    python && workers === undefined && transport === (strategy.endsWith("UDP") ? "udp" : "tcp") &&
+  takes: ({ busy, connections, service, transport, workers }) =>
+    python && service !== "resp" && workers === undefined && transport === (strategy.endsWith("UDP") ? "udp" : "tcp") &&
     connections + busy <= 64
 })
 
@@ -63,11 +63,16 @@ const suffixes: { readonly [transport in Workload["transport"]]?: string } = {
   "unix datagram": "UnixDatagram"
 }
 
-/** The same name under all kinds of workload, and a server of its own for each kind of datagrams. */
+/** The same name under all kinds of workload, and a server of its own for each kind of datagrams and for Redis. */
 const all = (name: string, file: string, style?: string): Contender => ({
   name,
   start: (workload) =>
-    startNodeServer(`${file}${suffixes[workload.transport] ?? ""}`, workload.service, pathFor(workload), style),
+    startNodeServer(
+      `${file}${workload.service === "resp" ? "Resp" : suffixes[workload.transport] ?? ""}`,
+      workload.service,
+      pathFor(workload),
+      style
+    ),
   takes: ({ workers }) => workers === undefined
 })
 
@@ -103,24 +108,27 @@ const contenders: ReadonlyArray<Contender> = [
   },
   {
     ...all("ours (documented)", "ours", "loop,documented"),
-    takes: ({ busy, transport, workers }: Workload) =>
-      !flags.short && busy === 0 && transport !== "unix datagram" && workers === undefined
+    takes: ({ busy, service, transport, workers }: Workload) =>
+      !flags.short && busy === 0 && service !== "resp" && transport !== "unix datagram" && workers === undefined
   },
   {
     ...node("ours (deadlines)", "ours", "loop,deadlines"),
     takes: ({ busy, connections, depth, service, size, transport, workers }: Workload) =>
-      !flags.short && service !== "datagrams" && transport === "tcp" && workers === undefined && connections <= 64 &&
+      !flags.short && service !== "datagrams" && service !== "resp" && transport === "tcp" && workers === undefined &&
+      connections <= 64 &&
       connections > 1 && size < 1_000 && depth === 1 && busy === 0
   },
   { ...node("ours (8 acceptors)", "ours", "loop,acceptors"), takes: ({ busy }: Workload) => busy > 0 },
   ...(flags.short ? [] : ["metrics", "traces", "logs"].map((word) => ({
     ...node(`ours (${word})`, "ours", `loop,${word}`),
-    takes: ({ busy, connections, size, transport, workers }: Workload) =>
-      busy === 0 && [32, 64].includes(connections) && size < 1_000 && transport === "tcp" && workers === undefined
+    takes: ({ busy, connections, service, size, transport, workers }: Workload) =>
+      busy === 0 && [32, 64].includes(connections) && size < 1_000 && transport === "tcp" && service !== "resp" &&
+      workers === undefined
   }))),
   {
     ...all("effect", "effect"),
-    takes: ({ transport, workers }: Workload) => transport !== "unix datagram" && workers === undefined
+    takes: ({ service, transport, workers }: Workload) =>
+      service !== "resp" && transport !== "unix datagram" && workers === undefined
   },
   ...(flags.short ? [] : [
     node("node:stream", "nodeStream"),

@@ -32,5 +32,5 @@ export const ready = (address: { readonly port?: number; readonly path?: string;
 }
 
 /** The arguments that the benchmark starts a server with. */
-export const service = process.argv[2] as "echo" | "lines" | "compute" | "datagrams"
+export const service = process.argv[2] as "echo" | "lines" | "compute" | "datagrams" | "resp"
 export const listenPath = process.argv[3]
