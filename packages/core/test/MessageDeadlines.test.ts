@@ -266,8 +266,9 @@ describe("requestTimeout", () => {
 
 describe("reasons that a client can cause at will", () => {
   it("are logged at Debug, those of deadlines too", () => {
-    for (const name of ["IdleTimeout", "ReadTimeout", "WriteTimeout", "RequestTimeout", "WorkerTimeout"] as const) {
-      assert.strictEqual(CloseReason.logLevel(CloseReason[name]), "Debug", name)
+    const { IdleTimeout, ReadTimeout, RequestTimeout, WorkerTimeout, WriteTimeout, logLevel } = CloseReason
+    for (const reason of [IdleTimeout, ReadTimeout, WriteTimeout, RequestTimeout, WorkerTimeout]) {
+      assert.strictEqual(logLevel(reason), "Debug", reason._tag)
     }
   })
 })

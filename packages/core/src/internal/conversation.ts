@@ -468,10 +468,8 @@ class Conversation implements Sender<any> {
   }
 
   private onEnded(message: MessageImpl, exit: Exit.Exit<unknown, unknown>): void {
-    if (Exit.isFailure(exit)) this.onFailure(message, exit.cause)
-    // Its time was over, whatever it has made of its interruption.
-    else if (message.overran) this.onFailure(message, Cause.interrupt())
-    else this.finish(message, exit.value)
+    if (Exit.isSuccess(exit)) this.finish(message, exit.value)
+    else this.onFailure(message, exit.cause)
   }
 
   // ---- what goes wrong
