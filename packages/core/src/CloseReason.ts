@@ -99,7 +99,8 @@ export const TransportFailed = (error: ConnectionError | SocketError | DatagramE
 
 /**
  * The level at which an ending deserves a line in a log: `Error` for a failure of the server's own code, `Debug` for
- * everything that a client can bring about.
+ * everything that a client can bring about: also `RequestTimeout` and `WorkerTimeout`, which a client can by being silent while
+ * a handler waits for it. A worker that had to be killed for it has an event of its own.
  *
  * @category combinators
  * @since 0.1.0
@@ -108,7 +109,6 @@ export const logLevel = (self: CloseReason): "Error" | "Debug" => {
   switch (self._tag) {
     case "HandlerFailed":
     case "WorkerCrashed":
-    case "WorkerTimeout":
       return "Error"
     default:
       return "Debug"

@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { formatAddress } from "./internal/connection.ts"
 import type { ServerEvent } from "./ServerEvent.ts"
+import { WorkerTimeout } from "./WorkerError.ts"
 
 /**
  * What is done with a server's events as they happen.
@@ -38,7 +39,8 @@ export interface Logging {
  * - `Info`: the steps of a server's life: `Listening`, `Suspended`, `Draining`, `Stopped`, `CertificatesRenewed`
  * - `Error`: `WorkerNotStarted`
  * - `Error` or `Debug`, as the event has it: `Failed`, `Problem`; for the latter also `Warn`
- * - `Warn`: a worker that ended by itself
+ * - `Warn`: a worker that ended by itself, or was killed because a request overran its `timeout` and did not heed its
+ *   interruption
  * - `Debug`: all that a client can cause at will: the others, and `Listening` after there was no room
  *
  * @category combinators
@@ -52,7 +54,7 @@ export const level = (event: ServerEvent): "Error" | "Warn" | "Info" | "Debug" =
     case "WorkerNotStarted":
       return "Error"
     case "WorkerEnded":
-      return event.how === "Crashed" ? "Warn" : "Debug"
+      return event.how === "Crashed" || (event.how === "Killed" && isOverrun(event.cause)) ? "Warn" : "Debug"
     case "Listening":
       return event.after === "saturated" ? "Debug" : "Info"
     case "Suspended":
@@ -64,6 +66,9 @@ export const level = (event: ServerEvent): "Error" | "Warn" | "Info" | "Debug" =
       return "Debug"
   }
 }
+
+/** A handler that waits, for its client for instance, heeds its interruption: this one has kept its worker busy. */
+const isOverrun = (cause: unknown): boolean => cause instanceof Error && cause.cause instanceof WorkerTimeout
 
 /**
  * The log that servers have unless another one is provided: one line for each event but `Accepted`, at the event's

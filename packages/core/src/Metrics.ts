@@ -29,7 +29,8 @@ const defaultBoundaries = [0.000_1, 0.000_5, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5,
  * **Details**
  *
  * Each series has the attributes `server.name` (the server's `name` option), `server.address`, `server.port` and
- * `network.transport`. For servers of packets a "connection" is a packet, or a session.
+ * `network.transport`. For servers of packets a "connection" is a packet, or a session; of values, a value. For servers of
+ * messages a request is a message. A handler that is interrupted with its connection has the connection's reason.
  *
  * | metric                            | type      | further attributes                                |
  * | --------------------------------- | --------- | ------------------------------------------------- |

@@ -618,12 +618,27 @@ export const serveSessions = <E, R, RError = never>(
  * @category options
  * @since 0.1.0
  */
-export interface MessageOptions<In = any, Out = any, E = unknown, RError = never, RInvalid = never> extends
-  Pick<
-    ServerOptions,
-    "name" | "shutdown" | "idleTimeout" | "readTimeout" | "writeTimeout" | "maxAge" | "interruptOnDisconnect"
-  >
+export interface MessageOptions<In = any, Out = any, E = unknown, RError = never, RInvalid = never>
+  extends Pick<ServerOptions, "name" | "shutdown" | "writeTimeout" | "maxAge" | "interruptOnDisconnect">
 {
+  /**
+   * How long a connection may be silent, when nothing is received or sent and no message is under way. Then it closes with
+   * `IdleTimeout`. Default: no limit.
+   */
+  readonly idleTimeout?: Duration.Input | undefined
+  /**
+   * How long a client may take for one frame, from when a part of it is there, or from when the connection is read again where
+   * that had to wait for messages under way. Then the connection closes with `ReadTimeout`, behind the replies to what came
+   * before. So a client that sends a byte now and then has only so long for a message. Default: no limit.
+   */
+  readonly readTimeout?: Duration.Input | undefined
+  /**
+   * How long one message's handler may run, with its finalizers and the `Stream` that it has returned, from when it begins.
+   * Then it is interrupted, and has failed with `RequestTimeout`: `onError` may have a reply for it; otherwise the connection
+   * closes behind the replies to the messages before. Packets and values end with `RequestTimeout`, and without `onError`.
+   * Default: no limit.
+   */
+  readonly requestTimeout?: Duration.Input | undefined
   /**
    * Do the replies on a connection leave in the order of their messages (`"ordered"`, the default), or as they come? The
    * second is for protocols whose replies say which message they answer.

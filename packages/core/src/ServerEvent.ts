@@ -121,7 +121,8 @@ export type LifecycleEvent =
  *
  * - `WorkerStarted`: it has loaded the handler, and takes requests; `worker` counts up from 1 within a pool
  * - `WorkerEnded`: it is gone. `Crashed`: by itself, while it was needed; `Recycled`: after as many requests as `recycleAfter`
- *   says; `Killed`: for a request that overran its time or did not heed its interruption
+ *   says; `Killed`: for a request that overran its time and did not heed its interruption, an error whose `cause` is a
+ *   `WorkerTimeout`; or because it did not hear of another interruption
  * - `WorkerNotStarted`: it could not be started; the next attempt comes after `retryIn`
  *
  * @category models

@@ -17,7 +17,8 @@ import { trace } from "./internal/traced.ts"
  *   server's `name`
  * - in it `NAME handshake tls` and the like, and `NAME request`, the handler with its finalizers and `onError`; what the
  *   handler traces is within that one, also in a worker
- * - `NAME datagram` (kind `server`): a packet has but this one span
+ * - of a connection of messages, `NAME request` for each message, with `socketserver.message.id`
+ * - `NAME datagram` (kind `server`), `NAME value` (kind `consumer`): a packet, or a value of a stream, has but this one span
  *
  * Their attributes are those of OpenTelemetry's semantic conventions: `network.transport`, `network.type`,
  * `network.peer.address` and `.port` (who is at the other end), `client.address` and `.port` (the client, which a proxy's

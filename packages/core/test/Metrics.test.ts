@@ -1,7 +1,7 @@
 /** What Effect's metrics say of a server. */
 import { assert, describe, it } from "@effect/vitest"
-import { Admission, Dispatch, Logging, MemoryTransport, Metrics, Server } from "@socketserver/core"
-import { Context, Effect, Exit, Layer, Metric, Scope } from "effect"
+import { Admission, Dispatch, Framing, Logging, MemoryTransport, Metrics, Server, Transport } from "@socketserver/core"
+import { Context, Effect, Exit, Fiber, Layer, Metric, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { settle } from "./utils.ts"
 
@@ -186,4 +186,131 @@ describe("Metrics.layer", () => {
       ]
     )
   })
+})
+
+describe("of a server of messages", () => {
+  const handler = ({ payload }: { readonly payload: string }) =>
+    payload === "fail"
+      ? Effect.fail("no")
+      : payload === "now"
+      ? Effect.succeed(payload)
+      : Effect.as(Effect.sleep(payload === "long" ? "1 hour" : "2 seconds"), payload)
+
+  test(
+    "requests are its messages: how long they wait and run, how many do, and how many fail",
+    Effect.gen(function*() {
+      const server = yield* MemoryTransport.stream().pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.fiberPerRequest({ maxInFlight: 2 }),
+        Server.serveMessage(handler, {
+          requestTimeout: "10 seconds",
+          shutdown: { grace: 0 },
+          onError: (_, __, { _tag }) => Effect.succeed(_tag)
+        }),
+        Layer.provide(Metrics.layer()),
+        built
+      )
+      const client = yield* MemoryTransport.connect(server.address)
+      const other = yield* MemoryTransport.connect(server.address)
+      yield* settle
+      assert.deepStrictEqual(yield* read, { "connections.accepted": 2, "connections.open": 2 })
+      yield* client.write("now\nslow\n")
+      yield* other.write("slow\nslow\n")
+      yield* settle
+      const connections = {
+        "connections.accepted": 2,
+        "connections.open": 2,
+        "io network.io.direction=receive": 19,
+        "io network.io.direction=transmit": 4
+      }
+      assert.deepStrictEqual(yield* read, {
+        ...connections,
+        "requests.in_flight": 2,
+        "requests.queued": 1,
+        "request.wait": [3, 0],
+        "request.duration": [1, 0]
+      })
+      yield* TestClock.adjust("4 seconds")
+      yield* client.write("fail\nlong\n")
+      yield* TestClock.adjust("10 seconds")
+      yield* client.write("slow\n")
+      yield* settle
+      yield* client.reset
+      yield* settle
+      const { "io network.io.direction=receive": _, "io network.io.direction=transmit": __, ...rest } = yield* read
+      // The connection is there until its last handler has ended, whose request goes on.
+      assert.deepStrictEqual(rest, {
+        "connections.accepted": 2,
+        "connections.open": 2,
+        "requests.in_flight": 1,
+        "request.wait": [7, 2],
+        "request.duration": [4, 6],
+        "request.duration error.type=HandlerFailed": [1, 0],
+        "request.duration error.type=RequestTimeout": [1, 10]
+      })
+    })
+  )
+
+  test(
+    "handlers that end with their connection have its reason, and a message that is refused is no request",
+    Effect.gen(function*() {
+      const server = yield* MemoryTransport.stream().pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.fiberPerRequest({ maxInFlight: 2, queue: { max: 0 } }),
+        Server.serveMessage(handler, { interruptOnDisconnect: "reset", shutdown: { grace: "1 second" } }),
+        Layer.provide(Metrics.layer()),
+        built
+      )
+      const left = yield* MemoryTransport.connect(server.address)
+      yield* left.write("long\n")
+      yield* TestClock.adjust("3 seconds")
+      yield* left.reset
+      yield* settle
+      const refused = yield* MemoryTransport.connect(server.address)
+      yield* refused.write("long\nlong\nlong\n")
+      yield* TestClock.adjust("4 seconds")
+      const series = yield* read
+      assert.deepStrictEqual(series["request.duration error.type=PeerReset"], [1, 3])
+      assert.deepStrictEqual(series["request.wait"], [3, 0])
+      yield* TestClock.adjust("5 seconds")
+      const draining = yield* Effect.forkChild(server.drain(), { startImmediately: true })
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(draining)
+      assert.deepStrictEqual((yield* read)["request.duration"], [2, 20])
+    })
+  )
+
+  test(
+    "packets and the values of a stream are requests, one each",
+    Effect.gen(function*() {
+      const measured = yield* Layer.build(Metrics.layer())
+      const packets = yield* MemoryTransport.datagram().pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.fiberPerRequest(),
+        Server.serveMessage(handler, { name: "packets" }),
+        built,
+        Effect.provide(measured)
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      for (const packet of ["now", "slow", "fail"]) yield* client.send(packets.address, packet)
+      yield* Transport.fromStream(Stream.make("slow", "fail", "slow")).pipe(
+        Dispatch.fiberPerRequest({ maxInFlight: 1 }),
+        Server.serveMessage((message) => Effect.asVoid(handler(message)), { name: "values" }),
+        built,
+        Effect.provide(measured)
+      )
+      yield* TestClock.adjust("10 seconds")
+      const durations = (yield* Metric.snapshot).flatMap(({ attributes = {}, id, state }) =>
+        id === "socketserver.request.duration" && "buckets" in state
+          ? [[attributes["server.name"], attributes["error.type"], state.count, state.sum]]
+          : []
+      )
+      assert.sameDeepMembers(durations, [
+        ["packets", undefined, 2, 2],
+        ["packets", "HandlerFailed", 1, 0],
+        ["values", undefined, 2, 4],
+        ["values", "HandlerFailed", 1, 0]
+      ])
+    })
+  )
 })

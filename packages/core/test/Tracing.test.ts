@@ -1,8 +1,21 @@
 /** The spans of a server, as a tracer that collects them sees them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, MemoryTransport, Server, Tracing } from "@socketserver/core"
+import { Dispatch, Framing, MemoryTransport, Server, Tracing, Transport } from "@socketserver/core"
 import { StreamTransport } from "@socketserver/core/StreamTransport"
-import { Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option, References, Tracer } from "effect"
+import {
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Logger,
+  Option,
+  References,
+  Stream,
+  Tracer
+} from "effect"
 import { TestClock } from "effect/testing"
 import { settle } from "./utils.ts"
 
@@ -279,5 +292,146 @@ describe("without the layer", () => {
       yield* MemoryTransport.connect(server.address)
       yield* server.awaitIdle
       assert.deepStrictEqual(spans, [])
+    }))
+})
+
+describe("messages", () => {
+  const handler = ({ payload }: { readonly payload: string }): Effect.Effect<string, string> =>
+    payload === "now"
+      ? Effect.succeed(payload)
+      : Effect.andThen(
+        Effect.withSpan(Effect.sleep("2 seconds"), "mine"),
+        payload === "fail" ? Effect.fail("no") : Effect.succeed(payload)
+      )
+
+  const lines = (options?: Server.MessageOptions<string, string, string>, dispatch = Dispatch.fiberPerRequest()) =>
+    MemoryTransport.stream().pipe(
+      Transport.framed(Framing.lines()),
+      dispatch,
+      Server.serveMessage(handler, { name: "lines", shutdown: { grace: 0 }, ...options }),
+      Layer.provide(Tracing.layer),
+      built
+    )
+
+  it.effect("have a span each within their connection's, which what their handler traces is within", () =>
+    Effect.gen(function*() {
+      const { layer, spans } = collected()
+      const server = yield* Effect.provide(lines(), layer)
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* TestClock.adjust("1 second")
+      yield* client.write("now\nslow\n")
+      yield* TestClock.adjust("3 seconds")
+      yield* client.end
+      yield* server.awaitIdle
+      assert.deepStrictEqual(tree(spans), [
+        [undefined, "lines connection", "server", "Ended"],
+        ["lines connection", "lines request", "internal", "Ended"],
+        ["lines connection", "lines request", "internal", "Ended"],
+        ["lines request", "mine", "internal", "Ended"]
+      ])
+      assert.strictEqual(spans[3]!.parent._tag === "Some" && spans[3]!.parent.value, spans[2])
+      const times = spans.map(({ status }) =>
+        status._tag === "Ended" && Number(status.endTime - status.startTime) / 1e9
+      )
+      assert.deepStrictEqual(times, [4, 0, 2, 2])
+      assert.deepStrictEqual(Object.fromEntries(spans[2]!.attributes), {
+        "socketserver.message.id": 2,
+        "socketserver.close.reason": "Completed"
+      })
+    }))
+
+  it.effect("have their hooks and log lines within their span, and end it as failed when the handler has", () =>
+    Effect.gen(function*() {
+      const { layer, spans } = collected()
+      const logged: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ fiber, logLevel }) => {
+        const span = Context.getOrUndefined(fiber.context, Tracer.ParentSpan)
+        if (logLevel === "Error") logged.push(span === undefined ? "none" : nameOf(span))
+      })
+      const provided = Layer.merge(layer, Logger.layer([logger]))
+      const logging = yield* Effect.provide(lines(), provided)
+      const answering = yield* Effect.provide(
+        lines({ onError: () => Effect.succeed("sorry").pipe(Effect.withSpan("apology")) }),
+        provided
+      )
+      for (const server of [logging, answering]) {
+        const client = yield* MemoryTransport.connect(server.address)
+        yield* client.write("fail\n")
+        yield* client.end
+        yield* TestClock.adjust("2 seconds")
+        yield* server.awaitIdle
+      }
+      assert.deepStrictEqual(
+        spans.map((span) => [parentOf(span), span.name, span.attributes.get("error.type"), failed(span)]),
+        [
+          [undefined, "lines connection", "HandlerFailed", true],
+          ["lines connection", "lines request", "HandlerFailed", true],
+          ["lines request", "mine", undefined, false],
+          [undefined, "lines connection", undefined, false],
+          ["lines connection", "lines request", "HandlerFailed", true],
+          ["lines request", "mine", undefined, false],
+          ["lines request", "apology", undefined, false]
+        ]
+      )
+      assert.deepStrictEqual(logged, ["lines request"])
+    }))
+
+  it.effect("that wait have no span yet, and those that never end have it ended when their server kills them", () =>
+    Effect.gen(function*() {
+      const { layer, spans } = collected()
+      const server = yield* MemoryTransport.stream().pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.serial(),
+        Server.serveMessage(() => Effect.as(Effect.uninterruptible(Effect.sleep("1 hour")), undefined), {
+          name: "lines",
+          shutdown: { grace: 0, kill: "1 second" }
+        }),
+        Layer.provide(Tracing.layer),
+        built,
+        Effect.provide(layer)
+      )
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("one\ntwo\n")
+      yield* settle
+      assert.strictEqual(spans.length, 2)
+      yield* Effect.forkChild(server.drain(), { startImmediately: true })
+      yield* settle
+      yield* TestClock.adjust("1 second")
+      assert.deepStrictEqual(spans.map((span) => [span.status._tag, span.attributes.get("error.type")]), [
+        ["Ended", "Killed"],
+        ["Ended", "Killed"]
+      ])
+      yield* TestClock.adjust("1 hour")
+      assert.strictEqual(spans.length, 2)
+    }))
+
+  it.effect("that are packets, or values of a stream, are one span", () =>
+    Effect.gen(function*() {
+      const { layer, spans } = collected()
+      const packets = yield* MemoryTransport.datagram().pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.fiberPerRequest(),
+        Server.serveMessage(handler, { name: "packets" }),
+        Layer.provide(Tracing.layer),
+        built,
+        Effect.provide(layer)
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      yield* client.send(packets.address, "slow")
+      yield* TestClock.adjust("2 seconds")
+      yield* Transport.fromStream(Stream.make("slow")).pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveMessage((message) => Effect.asVoid(handler(message)), { name: "values" }),
+        Layer.provide(Tracing.layer),
+        built,
+        Effect.provide(layer)
+      )
+      yield* TestClock.adjust("2 seconds")
+      assert.deepStrictEqual(tree(spans), [
+        [undefined, "packets datagram", "server", "Ended"],
+        ["packets datagram", "mine", "internal", "Ended"],
+        [undefined, "values value", "consumer", "Ended"],
+        ["values value", "mine", "internal", "Ended"]
+      ])
     }))
 })

@@ -1,10 +1,10 @@
 /** What metrics and traces see of a server whose handlers run in workers. */
 import { assert, describe, it } from "@effect/vitest"
-import { Logging, Metrics, Server, Tracing } from "@socketserver/core"
+import { Framing, Logging, Metrics, Server, Tracing, Transport } from "@socketserver/core"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
-import { Context, Effect, Layer, Logger, Metric, Option, Tracer } from "effect"
+import { Context, Effect, Layer, Logger, Metric, Option, References, Tracer } from "effect"
 import { connect, receiveAll } from "./utils.ts"
-import { obey, traced } from "./workers/handlers.ts"
+import { obey, traced, tracedMessage } from "./workers/handlers.ts"
 
 const tcp = NodeTransport.tcp({ host: "127.0.0.1", port: 0 })
 
@@ -41,6 +41,48 @@ describe.each(["thread", "process"] as const)("a server with workers of kind %s"
       )
       assert.strictEqual(spans[1]!.attributes.get("from"), "the worker")
     }))
+
+  it.live("has a span for each message, with those of its handler within it", () =>
+    Effect.gen(function*() {
+      const spans: Array<Tracer.NativeSpan> = []
+      const tracer = Tracer.make({
+        span: (options) => {
+          const span = new Tracer.NativeSpan(options)
+          spans.push(span)
+          return span
+        }
+      })
+      const context = yield* tcp.pipe(
+        Transport.framed(Framing.lines()),
+        NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
+        Server.serveMessage(tracedMessage),
+        Layer.provide([Tracing.layer, Metrics.layer(), Layer.succeed(Tracer.Tracer, tracer), Logging.off]),
+        Layer.build
+      )
+      const server = Context.get(context, Server.Server)
+      const client = yield* connect(server.address)
+      client.end("one\ntwo\n")
+      assert.strictEqual(yield* receiveAll(client), "one tcp request\ntwo tcp request\n")
+      yield* server.awaitIdle
+      const parentOf = ({ parent }: Tracer.Span) => Option.getOrUndefined(parent)
+      const [connection] = spans
+      const requests = spans.filter(({ name }) => name === "tcp request")
+      const inner = spans.filter(({ name }) => name === "in the worker")
+      assert.deepStrictEqual(requests.map(parentOf), [connection, connection])
+      assert.deepStrictEqual(inner.map(parentOf), requests)
+      assert.deepStrictEqual(
+        requests.map(({ attributes }) => Object.fromEntries(attributes)),
+        [1, 2].map((id) => ({
+          "socketserver.message.id": id,
+          from: "the worker",
+          "socketserver.close.reason": "Completed"
+        }))
+      )
+      const durations = (yield* Metric.snapshot).flatMap(({ id, state }) =>
+        id === "socketserver.request.duration" && "count" in state ? [state.count] : []
+      )
+      assert.deepStrictEqual(durations, [2])
+    }).pipe(Effect.provideService(Metric.MetricRegistry, new Map())))
 
   it.live("counts its workers, and the requests that they fail", () =>
     Effect.gen(function*() {
@@ -97,5 +139,38 @@ describe("a worker that fails a request", () => {
         `Error connection 1 from ${from}: WorkerCrashed`
       ])
       assert.deepStrictEqual(lines.filter((line) => line.startsWith("Warn")), ["Warn worker 1 ended: Crashed"])
+    }))
+
+  it.live("within its `timeout` is at Debug where it only waits, and at Warn where its worker has to be killed", () =>
+    Effect.gen(function*() {
+      const lines: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
+        if (logLevel !== "Info") lines.push(`${logLevel} ${String(Array.isArray(message) ? message[0] : message)}`)
+      })
+      const context = yield* tcp.pipe(
+        NodeDispatch.workerPerRequest({ kind: "thread", maxWorkers: 1, timeout: "300 millis" }),
+        Server.serveStream(obey),
+        Layer.build,
+        Effect.provide(Logger.layer([logger])),
+        Effect.provideService(References.MinimumLogLevel, "Debug")
+      )
+      const server = Context.get(context, Server.Server)
+      const ask = (what: string) =>
+        Effect.gen(function*() {
+          const client = yield* connect(server.address)
+          client.write(what)
+          yield* Effect.exit(receiveAll(client))
+          client.destroy()
+          yield* server.awaitIdle
+        })
+      // Nothing: the handler waits in a read until its time is over.
+      yield* ask("")
+      const told = lines.filter((line) => /WorkerTimeout/.test(line))
+      assert.isAtLeast(told.length, 1)
+      assert.deepStrictEqual(lines.filter((line) => !line.startsWith("Debug")), [])
+      assert.deepStrictEqual((yield* server.stats).closed, { WorkerTimeout: 1 })
+      yield* ask("compute\n")
+      assert.deepStrictEqual((yield* server.stats).closed, { WorkerTimeout: 2 })
+      assert.deepStrictEqual(lines.filter((line) => !line.startsWith("Debug")), ["Warn worker 1 ended: Killed"])
     }))
 })

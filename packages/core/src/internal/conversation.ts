@@ -30,6 +30,7 @@ import { ConnectionEntry } from "./connectionEntry.ts"
 import type { Remotable } from "./dispatching.ts"
 import { joinFrames } from "./frames.ts"
 import type { InputBuffer } from "./inputBuffer.ts"
+import type { ObservedRequest } from "./observed.ts"
 import type { Places } from "./places.ts"
 import type * as Reads from "./reads.ts"
 import type { ServerImpl } from "./server.ts"
@@ -70,20 +71,41 @@ export class MessageEntry extends ConnectionEntry {
     return 0
   }
 
+  /** What is followed is its messages, too. */
+  protected override get followed(): undefined {
+    return undefined
+  }
+
+  /** Its messages have deadlines of their own. */
+  protected override get requestMillis(): number {
+    return Infinity
+  }
+
   protected override callHandler(): Effect.Effect<unknown, unknown> {
     return this.conversation.life
   }
 
-  /** What a message waits for is no silence of its peer's. */
+  protected override checkDeadlines(now: number): number {
+    return Math.min(super.checkDeadlines(now), this.conversation.checkRequests(now))
+  }
+
+  /** What a message waits for is no silence of its peer's; what is there of the next one began when it did. */
   protected override checkPatience(now: number): ReadDeadline | number {
-    const { patience } = this.server
-    if (!this.conversation.isBusy) return super.checkPatience(now)
-    const next = this.subject.checkDeadlines({ ...patience, idle: Infinity, read: Infinity }, now)
-    return typeof next === "number" ? Math.min(next, patience.idle, patience.read) : next
+    const { conversation, server: { patience }, subject } = this
+    const idle = conversation.isBusy ? Infinity : patience.idle
+    const next = subject.checkDeadlines({ ...patience, idle, read: Infinity }, now)
+    if (typeof next !== "number" || subject.overrun !== undefined) return next
+    const left = (conversation.frameBegunAt ?? now) + patience.read - now
+    return left > 0 ? Math.min(next, left, patience.idle) : "readTimeout"
+  }
+
+  /** How a message's handler has ended that was cut off with its connection, or by it. */
+  endOf(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
+    return this.reason ?? this.reasonOf(Exit.failCause(cause))
   }
 
   override kill(): void {
-    this.conversation.killWorkers()
+    this.conversation.kill()
     super.kill()
   }
 
@@ -101,6 +123,14 @@ interface Room {
 
 type Frame = Uint8Array | string
 
+/** How a handler has ended, for those who follow it. */
+interface Outcome {
+  readonly reason: CloseReason.CloseReason
+  readonly cause: Cause.Cause<unknown> | undefined
+}
+
+const completed: Outcome = { reason: CloseReason.Completed, cause: undefined }
+
 class Conversation implements Sender<any> {
   readonly protocol: Protocol
   readonly entry: MessageEntry
@@ -115,6 +145,8 @@ class Conversation implements Sender<any> {
   private inputEnded = false
   /** Has a part of a message been taken from the input? */
   private midFrame = false
+  /** Since when a part of a message is there and its rest is waited for: known where that has a deadline. */
+  frameBegunAt: number | undefined
   /** Is what comes now of no interest any more? */
   private closing = false
   private stopped = false
@@ -124,6 +156,8 @@ class Conversation implements Sender<any> {
   private gathered = 0
   private processing = false
   private flushing = false
+  /** Does its peer not take what was written? */
+  private pressing = false
   private onRoom: (() => void) | undefined
   private whenClosed: Latch.Latch | undefined
 
@@ -184,7 +218,7 @@ class Conversation implements Sender<any> {
     const { decoder } = this
     this.processing = true
     let left = turnLimit
-    let mustWait = this.closing
+    let mustWait = this.closing || this.mustWait
     while (!mustWait) {
       const before = input.length
       const message = decoder.read(input)
@@ -193,12 +227,18 @@ class Conversation implements Sender<any> {
         break
       }
       if (this.midFrame) this.setMidFrame(false)
-      if (this.onMessage(message)) mustWait = --left === 0 || this.gathered >= gatherLimit
-      else mustWait = this.closing || this.mustWait
+      left--
+      const isAnswered = this.onMessage(message)
+      mustWait = left === 0 || this.gathered >= gatherLimit || (!isAnswered && (this.closing || this.mustWait))
     }
     this.processing = false
     this.below = this.flush()
-    return mustWait || this.closing || this.below !== undefined ? true : undefined
+    const isRead = mustWait || this.closing || this.below !== undefined
+    if (this.server.patience.read < Infinity) {
+      if (left < turnLimit || isRead) this.frameBegunAt = undefined
+      if (!isRead && (this.midFrame || input.length > 0)) this.frameBegunAt ??= this.server.now()
+    }
+    return isRead ? true : undefined
   }
 
   /** A message that is half taken is not idleness. */
@@ -225,7 +265,7 @@ class Conversation implements Sender<any> {
 
   /** Is there to be no further message for now? */
   private get mustWait(): boolean {
-    return this.waiting !== undefined || this.pending.size >= this.protocol.maxPipelined
+    return this.waiting !== undefined || this.pressing || this.pending.size >= this.protocol.maxPipelined
   }
 
   private untilRoom(hasRoom: () => boolean): Effect.Effect<void> {
@@ -247,14 +287,17 @@ class Conversation implements Sender<any> {
       this.onInvalid(payload)
       return false
     }
-    const { protocol, server } = this
+    const { entry: { observed }, protocol, server } = this
     const { places } = protocol
     const message = new MessageImpl(this, ++protocol.lastId, payload)
+    const followed = observed === undefined ? undefined : message.observed = observed.message(message.id)
+    followed?.queued()
     if (places === undefined || !places.take()) {
       this.queue(message)
       return false
     }
     server.inFlight++
+    followed?.begun()
     const effect = this.callHandler(message)
     if (Exit.isExit(effect) && Exit.isSuccess(effect) && (this.pending.size === 0 || this.isUnordered)) {
       const reply = effect.value
@@ -263,6 +306,7 @@ class Conversation implements Sender<any> {
         if (reply === undefined || frame !== undefined) {
           server.inFlight--
           places.leave()
+          followed?.handled(CloseReason.Completed, undefined)
           if (frame !== undefined) this.gather(frame)
           return true
         }
@@ -327,6 +371,7 @@ class Conversation implements Sender<any> {
   private begin(message: MessageImpl): void {
     this.server.inFlight++
     message.begun = true
+    message.observed?.begun()
     this.run(message, this.callHandler(message), (exit) => this.onHandled(message, exit))
   }
 
@@ -339,11 +384,37 @@ class Conversation implements Sender<any> {
     if (Exit.isExit(effect)) return then(effect as Exit.Exit<A, unknown>)
     this.link(message)
     message.room ??= this.takeRoom()
-    const fiber = Effect.runForkWith(message.room.context)(effect)
+    const { observed, room: { context } } = message
+    const { now, requestMillis } = this.server
+    if (requestMillis < Infinity) message.since ??= now()
+    const fiber = Effect.runForkWith(observed === undefined ? context : observed.within(context))(effect)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return then(exit)
-    message.fiber = fiber
+    this.watch(message, fiber)
     fiber.addObserver(then)
+  }
+
+  /** What runs of a message is interrupted with it, and in time. */
+  private watch(message: MessageImpl, fiber: Fiber.Fiber<unknown, unknown>): void {
+    message.fiber = fiber
+    const { requestMillis } = this.server
+    if (requestMillis < Infinity) this.entry.lookBy(message.since! + requestMillis)
+  }
+
+  /** Interrupts the handlers that have run for too long, and says in how many milliseconds another one will have. */
+  checkRequests(now: number): number {
+    let next = Infinity
+    for (const message of this.pending) {
+      if (message.since === undefined || message.isDone || message.isFailing || message.overran) continue
+      const left = message.since + this.server.requestMillis - now
+      if (left > 0) {
+        next = Math.min(next, left)
+        continue
+      }
+      message.overran = true
+      message.fiber?.interruptUnsafe()
+    }
+    return next
   }
 
   private takeRoom(): Room {
@@ -383,7 +454,8 @@ class Conversation implements Sender<any> {
     }
     const finalizers = Scope.closeUnsafe(room.scope, exit)
     if (finalizers === undefined) return then(exit)
-    const fiber = message.fiber = Effect.runForkWith(room.context)(Effect.uninterruptible(finalizers))
+    const fiber = Effect.runForkWith(room.context)(Effect.uninterruptible(finalizers))
+    this.watch(message, fiber)
     fiber.addObserver((finalized) =>
       then(
         Exit.isSuccess(finalized)
@@ -403,14 +475,22 @@ class Conversation implements Sender<any> {
   // ---- what goes wrong
 
   private onFailure(message: MessageImpl, cause: Cause.Cause<unknown>): void {
+    const isOwn = this.isOwn(cause)
+    const reason = message.overran
+      ? CloseReason.RequestTimeout
+      : isOwn || this.stopped
+      ? this.entry.endOf(cause)
+      : this.entry.handlerFailed(cause)
+    message.failure ??= { reason, cause }
     // Its reader will find that, too: it says how the connection has ended.
-    if (this.isOwn(cause)) return this.finish(message, undefined)
-    const reason = this.entry.handlerFailed(cause)
+    if (isOwn) return this.finish(message, undefined)
     const { onError } = this.protocol.options
-    if (message.isFailing || this.stopped || Cause.hasInterruptsOnly(cause)) return this.end(message, reason)
+    const isEnded = Cause.hasInterruptsOnly(cause) && !message.overran
+    if (message.isFailing || this.stopped || isEnded) return this.end(message, reason)
     message.isFailing = true
+    const { id, observed } = message
     const handled = onError === undefined
-      ? Effect.sync(() => this.entry.tellFailure(cause, reason, { kind: "message", id: message.id }))
+      ? Effect.sync(() => this.entry.tellFailure(cause, reason, { kind: "message", id, observed }))
       : Effect.suspend(() => onError(cause, message, reason))
     this.runHook(message, "onError", handled, reason)
   }
@@ -465,7 +545,11 @@ class Conversation implements Sender<any> {
         message.ending ??= this.entry.handlerFailed(Cause.die(defect))
       }
     }
-    if (message.begun) this.server.inFlight--
+    if (message.begun) {
+      this.server.inFlight--
+      const { reason, cause } = message.failure ?? completed
+      message.observed?.handled(reason, cause)
+    }
     message.isDone = true
     message.fiber = undefined
     if (message.ending !== undefined) this.closing = true
@@ -482,7 +566,7 @@ class Conversation implements Sender<any> {
         this.flushing = true
         queueMicrotask(() => {
           this.flushing = false
-          this.flush()
+          this.press(this.flush())
         })
       }
       this.onRoom?.()
@@ -569,7 +653,20 @@ class Conversation implements Sender<any> {
     for (const frame of frames) this.gather(frame)
     // While others are handled, what they are answered leaves together.
     if (this.processing && this.gathered < gatherLimit) return Effect.void
-    return this.flush() ?? Effect.void
+    const left = this.flush()
+    // The handler waits for the peer; what is read next would not.
+    if (this.processing) this.press(left)
+    return left ?? Effect.void
+  }
+
+  /** Nothing more is read until the peer has taken what nobody else waits for. */
+  private press(left: Effect.Effect<void, ConnectionError> | undefined): void {
+    if (left === undefined || this.pressing) return
+    this.pressing = true
+    Effect.runForkWith(this.server.context)(left).addObserver(() => {
+      this.pressing = false
+      this.onRoom?.()
+    })
   }
 
   private gather(frame: Frame): void {
@@ -648,8 +745,13 @@ class Conversation implements Sender<any> {
     this.connection.own(error)
   }
 
-  killWorkers(): void {
-    for (const { killWorker } of this.pending) killWorker?.()
+  /** The drain's last deadline: handlers may never end. */
+  kill(): void {
+    for (const message of this.pending) {
+      message.killWorker?.()
+      if (message.begun && !message.isDone) message.observed?.handled(CloseReason.Killed, undefined)
+      message.observed = undefined
+    }
   }
 }
 
@@ -666,6 +768,12 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   /** What waits for the strategy, and then for the handler's end. */
   declare turn: Fiber.Fiber<unknown, unknown> | undefined
   declare refusedBy: string | undefined
+  declare observed: ObservedRequest | undefined
+  /** When its handler began to run, where it has a deadline; and has it overrun that? */
+  declare since: number | undefined
+  declare overran: boolean | undefined
+  /** What has gone wrong with its handler first. */
+  declare failure: Outcome | undefined
   declare begun: boolean | undefined
   declare isFailing: boolean | undefined
   declare isDone: boolean | undefined

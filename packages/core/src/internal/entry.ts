@@ -20,7 +20,7 @@ import type { RequestKind } from "../ServerEvent.ts"
 import type { Handshake, Preface } from "../StreamTransport.ts"
 import { WorkerError } from "../WorkerError.ts"
 import { Timer } from "./deadlines.ts"
-import type { Observed } from "./observed.ts"
+import type { Observed, ObservedRequest } from "./observed.ts"
 import type { Registered } from "./registry.ts"
 import type { Check, Counts, ServerImpl } from "./server.ts"
 
@@ -231,7 +231,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.state = "queued"
     this.server.queued++
-    this.observed?.queued()
+    this.followed?.queued()
     return this.strategy(this)
   }
 
@@ -242,6 +242,16 @@ export abstract class Entry implements Request, Registered, Ticket {
   /** How much of what is in flight it is. */
   protected get weight(): number {
     return 1
+  }
+
+  /** By whoever follows its handler. */
+  protected get followed(): Observed | undefined {
+    return this.observed
+  }
+
+  /** How long its handler may run. */
+  protected get requestMillis(): number {
+    return this.server.requestMillis
   }
 
   refuse(policy: string): Effect.Effect<void> {
@@ -276,9 +286,14 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (this.reason !== undefined) return Effect.void
     this.server.leaveQueue()
     this.state = "handling"
-    if (this.server.requestMillis < Infinity) this.handlingSince = this.server.now()
+    if (this.requestMillis < Infinity) this.handlingSince = this.server.now()
     this.server.inFlight += this.weight
-    const handling = this.observed === undefined ? this.callHandler() : this.observed.handle(this.callHandler())
+    const { followed } = this
+    followed?.begun()
+    const called = this.callHandler()
+    const handling: Effect.Effect<unknown, unknown> = followed === undefined
+      ? called
+      : Effect.updateContext(called, (context: Context.Context<never>) => followed.within(context))
     return Effect.matchCauseEffect(restore(handling), {
       onSuccess: (value) => this.settle(value === undefined ? Exit.void : Exit.succeed(value), restore),
       onFailure: (cause) => this.settle(Exit.failCause(cause), restore)
@@ -317,7 +332,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   private close(reason: CloseReason.CloseReason, cause?: Cause.Cause<unknown>): void {
     this.state = "closing"
     this.server.inFlight -= this.weight
-    this.observed?.handled(reason, cause)
+    this.followed?.handled(reason, cause)
     this.closeSubject()
   }
 
@@ -359,16 +374,17 @@ export abstract class Entry implements Request, Registered, Ticket {
   tellFailure(
     cause: Cause.Cause<unknown>,
     reason: CloseReason.CloseReason,
-    { id = this.id, kind = this.kind, level = CloseReason.logLevel(reason) }: {
+    { id = this.id, kind = this.kind, level = CloseReason.logLevel(reason), observed = this.observed }: {
       readonly id?: number
       readonly kind?: RequestKind
+      readonly observed?: ObservedRequest | undefined
       readonly level?: "Error" | "Debug" | undefined
     } = {}
   ): void {
     if (level === "Debug" && !this.server.tellsRequests) return
     const { peer } = this
     const annotations = new Map(this.annotations)
-    this.server.tell({ _tag: "Failed", level, kind, id, peer, reason, cause, annotations }, this)
+    this.server.tell({ _tag: "Failed", level, kind, id, peer, reason, cause, annotations }, observed)
   }
 
   /** Runs one of the user's hooks. What it fails with is told, and nothing more. */
@@ -397,7 +413,7 @@ export abstract class Entry implements Request, Registered, Ticket {
 
   /** Does what is due, and says in how many milliseconds something else could be. */
   protected checkDeadlines(now: number): number {
-    const { requestMillis } = this.server
+    const { requestMillis } = this
     if (requestMillis === Infinity || this.state === "closing") return Infinity
     const left = (this.handlingSince ?? now) + requestMillis - now
     if (left > 0) return left
@@ -406,7 +422,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   }
 
   /** Has the deadlines looked at by then. */
-  protected lookBy(time: number): void {
+  lookBy(time: number): void {
     const { context, now } = this.server
     this.timer ??= new Timer(() => this.checkDeadlines(now()), now, Effect.runForkWith(context))
     this.timer.by(time)

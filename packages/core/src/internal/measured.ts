@@ -10,7 +10,7 @@ import { identity } from "effect/Function"
 import * as Metric from "effect/Metric"
 import type { CloseReason } from "../CloseReason.ts"
 import { addressAttributes, isOrderly, transportAttributes } from "./attributes.ts"
-import type { Observed, Observer } from "./observed.ts"
+import type { Observed, ObservedRequest, Observer } from "./observed.ts"
 import type { ServerImpl } from "./server.ts"
 
 const reasons = Object.keys(
@@ -216,14 +216,17 @@ class Measured implements Observed {
     this.since = this.metrics.now
   }
 
-  handle(handling: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, unknown> {
+  begun(): void {
     this.metrics.record(descriptions.wait, this.since, undefined, "")
     this.since = this.metrics.now
-    return handling
   }
 
   handled({ _tag }: CloseReason): void {
     this.metrics.record(descriptions.duration, this.since, isOrderly(_tag) ? undefined : "error.type", _tag)
+  }
+
+  message(): ObservedRequest {
+    return new Measured(this.metrics)
   }
 
   closed(reason: CloseReason): void {

@@ -65,7 +65,12 @@ export const makeMessage = Effect.fnUntraced(function*(
         tag,
         transport,
         { ...dispatched, handler: packets.handle },
-        { name: options.name, shutdown: options.shutdown, onError: options.onError && packets.onError }
+        {
+          name: options.name,
+          shutdown: options.shutdown,
+          requestTimeout: options.requestTimeout,
+          onError: options.onError && packets.onError
+        }
       )
       return server.shape
     }
@@ -74,6 +79,7 @@ export const makeMessage = Effect.fnUntraced(function*(
       const server = yield* run(tag, values(source.stream), dispatched, {
         name: options.name,
         shutdown: options.shutdown,
+        requestTimeout: options.requestTimeout,
         onError: onError && ((cause, message, reason) => Effect.asVoid(onError(cause, message, reason)))
       })
       return server.shape

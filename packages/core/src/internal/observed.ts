@@ -10,18 +10,24 @@ import type { CloseReason } from "../CloseReason.ts"
 import type { Entry } from "./entry.ts"
 import type { ServerImpl } from "./server.ts"
 
-/** One request as it is followed. The calls come in this order; which of them come at all is the request's fate. */
-export interface Observed {
-  /** Adds to what the request's fiber, its hooks and its log lines run with. */
+/** A run of a handler as it is followed. The calls come in this order; which of them come at all is its fate. */
+export interface ObservedRequest {
+  /** Adds to what its fiber, its hooks and its log lines run with. */
   readonly within: (context: Context.Context<never>) => Context.Context<never>
-  /** A handshake, whose end it sees. */
-  readonly handshake: <A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>
   /** It has come to the strategy. */
   readonly queued: () => void
   /** Its handler begins. */
-  readonly handle: (handling: Effect.Effect<unknown, unknown>) => Effect.Effect<unknown, unknown>
+  readonly begun: () => void
   /** Its handler, the finalizers and `onError` have ended. */
   readonly handled: (reason: CloseReason, cause: Cause.Cause<unknown> | undefined) => void
+}
+
+/** A connection, or whatever else comes to a server, with the handler that it has; or with many, where it has messages. */
+export interface Observed extends ObservedRequest {
+  /** A handshake, whose end it sees. */
+  readonly handshake: <A, E>(name: string, shaking: Effect.Effect<A, E>) => Effect.Effect<A, E>
+  /** A message of it. The connection itself is then no request. */
+  readonly message: (id: number) => ObservedRequest
   /** It is released. */
   readonly closed: (reason: CloseReason) => void
 }
@@ -43,19 +49,27 @@ const reference = (name: string) =>
 export const Measured = reference("Measured")
 export const Traced = reference("Traced")
 
-/** Two that follow the same request. The first one's work is within the second's. */
-export const both = (first: Observed, second: Observed): Observed => ({
+const bothRequests = (first: ObservedRequest, second: ObservedRequest): ObservedRequest => ({
   within: (context) => second.within(first.within(context)),
-  handshake: (name, shaking) => second.handshake(name, first.handshake(name, shaking)),
   queued: () => {
     first.queued()
     second.queued()
   },
-  handle: (handling) => second.handle(first.handle(handling)),
+  begun: () => {
+    first.begun()
+    second.begun()
+  },
   handled: (reason, cause) => {
     first.handled(reason, cause)
     second.handled(reason, cause)
-  },
+  }
+})
+
+/** Two that follow the same request. The first one's work is within the second's. */
+export const both = (first: Observed, second: Observed): Observed => ({
+  ...bothRequests(first, second),
+  handshake: (name, shaking) => second.handshake(name, first.handshake(name, shaking)),
+  message: (id) => bothRequests(first.message(id), second.message(id)),
   closed: (reason) => {
     first.closed(reason)
     second.closed(reason)

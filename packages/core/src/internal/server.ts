@@ -35,7 +35,7 @@ import { discard } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
-import { both, Measured, type Observed, type Observer, Traced } from "./observed.ts"
+import { both, Measured, type ObservedRequest, type Observer, Traced } from "./observed.ts"
 import { checkDuration } from "./options.ts"
 import { Publisher } from "./publisher.ts"
 import { Registry } from "./registry.ts"
@@ -415,7 +415,7 @@ export class ServerImpl {
       const observed = observe(entry)
       entry.observed = entry.observed === undefined ? observed : both(entry.observed, observed)
     }
-    if (this.tellsRequests) this.tell({ _tag: "Accepted", id: entry.id, peer: entry.peer }, entry)
+    if (this.tellsRequests) this.tell({ _tag: "Accepted", id: entry.id, peer: entry.peer }, entry.observed)
     entry.begin()
   }
 
@@ -444,7 +444,7 @@ export class ServerImpl {
         duration: Duration.millis(this.now() - entry.openedAt),
         bytesRead: entry.bytesRead,
         bytesWritten: entry.bytesWritten
-      }, entry)
+      }, entry.observed)
     }
     entry.observed?.closed(reason)
     this.checkConditions()
@@ -457,9 +457,9 @@ export class ServerImpl {
     return this.logsDebug || this.config.events.subscribers.size > 0
   }
 
-  tell(event: RequestEvent, entry: Entry): void {
+  tell(event: RequestEvent, observed: ObservedRequest | undefined): void {
     if (this.config.events.subscribers.size > 0) PubSub.publishUnsafe(this.config.events, event)
-    this.log(event, entry.observed)
+    this.log(event, observed)
   }
 
   readonly publish = (event: LifecycleEvent): void => {
@@ -468,7 +468,7 @@ export class ServerImpl {
     this.log(event)
   }
 
-  private log(event: ServerEvent, observed?: Observed): void {
+  private log(event: ServerEvent, observed?: ObservedRequest): void {
     if (!this.logsDebug && level(event) === "Debug") return
     const { logging } = this.config
     const context = observed === undefined ? this.context : observed.within(this.context)

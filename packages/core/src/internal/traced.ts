@@ -1,4 +1,4 @@
-/** The spans of one server: one for each connection from its first moment to its last, and in it one for its handler. */
+/** The spans of one server: one for each connection from its first moment to its last, and in it one for its handler, or for each message. */
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -8,7 +8,7 @@ import * as Tracer from "effect/Tracer"
 import * as CloseReason from "../CloseReason.ts"
 import { addressAttributes, isOrderly, transportAttributes } from "./attributes.ts"
 import type { Entry } from "./entry.ts"
-import type { Observation, Observed } from "./observed.ts"
+import type { Observation, Observed, ObservedRequest } from "./observed.ts"
 
 /** Effect's own tracer keeps spans for nobody. */
 export const trace: Observation = ({ context }) =>
@@ -20,7 +20,7 @@ export const trace: Observation = ({ context }) =>
 
 class Traced implements Observed {
   private readonly entry: Entry
-  /** A packet is no more than its request, and has but the one span, from its first moment on. */
+  /** A packet, or a value, is no more than its request, and has but the one span, from its first moment on. */
   private readonly outer: Tracer.Span
   private inner: Tracer.Span | undefined
   private clientIsKnown = false
@@ -28,7 +28,7 @@ class Traced implements Observed {
   constructor(entry: Entry) {
     this.entry = entry
     const { kind, local, peer, server } = entry
-    this.outer = this.start(`${server.name} ${kind}`, "server", server.context, {
+    this.outer = this.start(`${server.name} ${kind}`, kind === "value" ? "consumer" : "server", server.context, {
       "socketserver.request.id": entry.id,
       ...transportAttributes(server, local),
       ...addressAttributes("server", local),
@@ -61,14 +61,10 @@ class Traced implements Observed {
 
   queued(): void {}
 
-  handle(handling: Effect.Effect<unknown, unknown>): Effect.Effect<unknown, unknown> {
-    const { kind, server } = this.entry
+  begun(): void {
+    const { kind } = this.entry
     this.tellClient()
-    if (kind !== "datagram") {
-      this.inner = this.start(`${server.name} request`, "internal", inSpan(server.context, this.outer))
-    }
-    // A fiber that is made for the request has the outer one already.
-    return this.inner === undefined ? handling : Effect.provideService(handling, Tracer.ParentSpan, this.inner)
+    if (kind !== "datagram" && kind !== "value") this.inner = this.startRequest()
   }
 
   handled(reason: CloseReason.CloseReason, cause: Cause.Cause<unknown> | undefined): void {
@@ -76,6 +72,16 @@ class Traced implements Observed {
     if (inner === undefined) return
     this.inner = undefined
     this.endWith(inner, reason, cause)
+  }
+
+  message(id: number): ObservedRequest {
+    this.tellClient()
+    return new TracedMessage(this, id)
+  }
+
+  startRequest(attributes?: Record<string, unknown>): Tracer.Span {
+    const { server } = this.entry
+    return this.start(`${server.name} request`, "internal", inSpan(server.context, this.outer), attributes)
   }
 
   closed(reason: CloseReason.CloseReason): void {
@@ -105,7 +111,7 @@ class Traced implements Observed {
   }
 
   /** A failure of the server's own makes the span one that has failed. */
-  private endWith(span: Tracer.Span, reason: CloseReason.CloseReason, cause: Cause.Cause<unknown> | undefined): void {
+  endWith(span: Tracer.Span, reason: CloseReason.CloseReason, cause: Cause.Cause<unknown> | undefined): void {
     const { _tag } = reason
     span.attribute("socketserver.close.reason", _tag)
     if (!isOrderly(_tag)) span.attribute("error.type", _tag)
@@ -116,6 +122,31 @@ class Traced implements Observed {
   private end(span: Tracer.Span, exit: Exit.Exit<unknown, unknown>): void {
     const { config, context } = this.entry.server
     span.end(Context.get(context, References.TracerTimingEnabled) ? config.clock.currentTimeNanosUnsafe() : 0n, exit)
+  }
+}
+
+class TracedMessage implements ObservedRequest {
+  private readonly connection: Traced
+  private readonly id: number
+  private span: Tracer.Span | undefined
+
+  constructor(connection: Traced, id: number) {
+    this.connection = connection
+    this.id = id
+  }
+
+  within(context: Context.Context<never>): Context.Context<never> {
+    return this.span === undefined ? this.connection.within(context) : inSpan(context, this.span)
+  }
+
+  queued(): void {}
+
+  begun(): void {
+    this.span = this.connection.startRequest({ "socketserver.message.id": this.id })
+  }
+
+  handled(reason: CloseReason.CloseReason, cause: Cause.Cause<unknown> | undefined): void {
+    this.connection.endWith(this.span!, reason, cause)
   }
 }
 

@@ -453,9 +453,10 @@ class RemoteJob implements Job {
   private overrun(): void {
     this.timedOut = true
     const worker = this.worker!
+    const cause = new WorkerTimeout({ timeout: this.assignment.timeout! })
     worker.post({ _tag: "Interrupt", id: this.id })
     this.timer = setTimeout(
-      () => worker.kill(new Error(`the worker was killed: a request overran its time`)),
+      () => worker.kill(new Error("the worker was killed: a request overran its time", { cause })),
       heedingTime
     )
   }

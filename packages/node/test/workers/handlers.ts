@@ -229,6 +229,17 @@ export const obeyMessage = Handler.portable(
     })
 )
 
+export const tracedMessage = Handler.portable(
+  import.meta.url,
+  "tracedMessage",
+  ({ payload }: Message<string, string>) =>
+    Effect.gen(function*() {
+      const span = yield* Effect.orDie(Effect.currentSpan)
+      span.attribute("from", "the worker")
+      return yield* Effect.withSpan(Effect.succeed(`${payload} ${span.name}`), "in the worker")
+    })
+)
+
 // ---- tasks
 
 export const square = Handler.portable(import.meta.url, "square", (n: number) => Effect.succeed(n * n))
