@@ -17,7 +17,7 @@
  * @since 0.1.0
  */
 import type { ListenError } from "@socketserver/core/ListenError"
-import * as Server from "@socketserver/core/Server"
+import type * as Server from "@socketserver/core/Server"
 import * as ByteSize from "effect/ByteSize"
 import * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
