@@ -43,6 +43,46 @@ describe("serve", () => {
       assert.isFalse(existsSync(path))
     }))
 
+  it.live("has a page to be operated by, with --dashboard, behind a token of its making or yours", () =>
+    Effect.gen(function*() {
+      const { env, spawned } = yield* commands
+      const args = ["serve", handlers, "--tcp", "0", "--control", "none", "--dashboard", "0"]
+      const ask = (url: string, token: string, body?: string) =>
+        Effect.promise(() =>
+          fetch(url, {
+            headers: { authorization: `Bearer ${token}` },
+            ...body === undefined ? {} : { method: "POST", body }
+          }).then(async (answer) => [answer.status, await answer.text()] as const)
+        )
+
+      const own = yield* spawned(args)
+      const [, url, made] = yield* own.out.lineWith(
+        /dashboard at (http:\/\/127\.0\.0\.1:\d+\/dashboard)#token=(.{32})$/
+      )
+      assert.strictEqual((yield* ask(`${url}/data`, "another token of tests"))[0], 401)
+      const [status, text] = yield* ask(`${url}/data`, made!)
+      assert.strictEqual(status, 200)
+      assert.include(text, `"latency":{"bounds":[]`)
+      const [, report] = yield* ask(`${url}/do`, made!, `{"do":"drain"}`)
+      assert.isTrue(JSON.parse(report).ok)
+      assert.strictEqual(yield* own.exitCode, 0)
+
+      const given = yield* start(process.execPath, [bin, ...args], {
+        env: { ...env, SOCKETSERVER_DASHBOARD_TOKEN: "a token of the tests" }
+      })
+      const [, page] = yield* given.out.lineWith(/dashboard at (\S+)$/)
+      assert.notInclude(page, "token")
+      assert.strictEqual((yield* ask(`${page}/data`, "a token of the tests"))[0], 200)
+
+      const short = yield* start(process.execPath, [bin, ...args], {
+        env: { ...env, SOCKETSERVER_DASHBOARD_TOKEN: "secret" }
+      })
+      assert.strictEqual(yield* short.exitCode, 1)
+      const errors = (yield* short.errors.rest).join("\n")
+      assert.match(errors, /no dashboard on port 0: .*token.*16 characters/)
+      assert.notInclude(errors, "secret")
+    }))
+
   for (const dispatch of ["serial", "fiber", "thread", "process"]) {
     it.live(`runs requests as --dispatch ${dispatch} says`, () =>
       Effect.gen(function*() {

@@ -49,6 +49,15 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import {
+  addressOf,
+  named,
+  plain,
+  type Servers,
+  viewOfAnnotations,
+  viewOfConnection,
+  viewOfServer
+} from "./internal/views.ts"
 import { unix } from "./NodeTransport.ts"
 
 // ---- requests
@@ -240,9 +249,6 @@ class Problem extends Data.TaggedError("Problem")<{ readonly code: Code; readonl
 
 // ---- views
 
-const addressOf = (address: NetAddress.SocketAddress): string =>
-  NetAddress.isUnixPathAddress(address) ? `unix:${address.path}` : NetAddress.formatInet(address)
-
 const oneLine = (text: string): string => text.replaceAll(/\s*\n\s*/g, "; ").slice(0, 1_000)
 
 const messageOf = (cause: unknown): string =>
@@ -253,51 +259,6 @@ const messageOf = (cause: unknown): string =>
       ? cause.message
       : String(cause)
   )
-
-/** What anybody may have noted, as something that fits into JSON. */
-const plain = (value: unknown): unknown => {
-  if (typeof value === "number" || typeof value === "boolean" || value === null) return value
-  if (typeof value === "string") return value.slice(0, 1_000)
-  if (typeof value === "bigint" || value === undefined) return String(value)
-  if (typeof value !== "object") return `a ${typeof value}`
-  try {
-    const text = JSON.stringify(value)
-    return text.length <= 1_000 ? JSON.parse(text) : text.slice(0, 1_000)
-  } catch {
-    return "an object that JSON has nothing for"
-  }
-}
-
-const viewOfAnnotations = (annotations: ReadonlyMap<string, unknown>): Record<string, unknown> =>
-  Object.fromEntries(Array.from(annotations, ([key, value]) => [key, plain(value)]))
-
-const viewOfServer = (name: string, server: Server.Server["Service"]): Effect.Effect<ServerView> =>
-  Effect.gen(function*() {
-    const { address, limits, strategy, transport, workers } = yield* server.info
-    return {
-      name,
-      address: addressOf(address),
-      transport,
-      strategy,
-      status: yield* server.status,
-      limits,
-      ...workers === undefined ? {} : {
-        workers: { kind: workers.kind, busy: workers.busy, idle: workers.idle, crashed: workers.crashed }
-      },
-      pid: process.pid
-    }
-  })
-
-const viewOfConnection = (connection: Server.ConnectionInfo): ConnectionView => ({
-  id: connection.id,
-  peer: addressOf(connection.peer),
-  local: addressOf(connection.local),
-  state: connection.state,
-  ageMs: Math.round(Duration.toMillis(connection.age)),
-  bytesRead: connection.bytesRead,
-  bytesWritten: connection.bytesWritten,
-  annotations: viewOfAnnotations(connection.annotations)
-})
 
 const viewOfReport = ({ elapsed, ...counts }: DrainReport): DrainView => ({
   ...counts,
@@ -423,8 +384,6 @@ interface Outcome {
   readonly value: Effect.Effect<unknown, Problem>
 }
 
-type Servers = Readonly<Record<string, Server.Server["Service"]>>
-
 const find = (
   servers: Servers,
   name: string | undefined
@@ -524,16 +483,43 @@ const top = (servers: Servers, everyMs: number): Stream.Stream<TopView> =>
     )
   ))
 
+/** What a client is told. */
+const failed = ({ code, message }: { readonly code: Code; readonly message: string }) =>
+  ({ ok: false, code, error: message }) as const
+
+/**
+ * What a request is answered with.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Answer =
+  | { readonly ok: true; readonly value: unknown; readonly items?: ReadonlyArray<unknown> | undefined }
+  | { readonly ok: false; readonly code: Code; readonly error: string }
+
+/**
+ * What a control of these servers says to a line, with the items in the answer: for requests that come by another way than the
+ * socket, as those of a `Dashboard` do. `events` and `top` have no end, and are `InvalidRequest` here.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const answer = (servers: Servers, line: string): Effect.Effect<Answer> =>
+  Effect.gen(function*() {
+    const request = yield* parse(line)
+    const { endless, items, value } = yield* outcomeOf(servers, request)
+    if (endless === true) return yield* invalid(`\`${request.do}\` has no end: it takes a socket`)
+    return {
+      ok: true as const,
+      ...items === undefined ? {} : { items: yield* Stream.runCollect(items) },
+      value: yield* value
+    }
+  }).pipe(Effect.catchTag("Problem", (problem) => Effect.succeed(failed(problem))))
+
 // ---- the conversation
 
 const maxRequestLength = 65_536
 const maxClients = 32
-
-const failed = ({ code, message }: { readonly code: Code; readonly message: string }) => ({
-  ok: false,
-  code,
-  error: message
-})
 
 const conversation = (servers: Servers) => (connection: Connection) => {
   /** Who does not read is not waited for. */
@@ -651,13 +637,5 @@ export const layer = <Tag extends Context.Service<any, Server.Server["Service"]>
   readonly servers?: ReadonlyArray<Tag> | undefined
 }): Layer.Layer<never, ListenError, Context.Service.Identifier<Tag>> =>
   Layer.effectDiscard(Effect.gen(function*() {
-    const servers: Record<string, Server.Server["Service"]> = {}
-    for (const tag of options.servers ?? [Server.Server]) {
-      const server = yield* tag
-      const { name } = yield* server.info
-      let unique = name
-      for (let n = 2; Object.hasOwn(servers, unique); n++) unique = `${name}-${n}`
-      servers[unique] = server
-    }
-    yield* make({ path: options.path, servers })
+    yield* make({ path: options.path, servers: yield* named(options.servers) })
   }))

@@ -71,6 +71,13 @@ export const serving = {
       )
     )
   ),
+  dashboard: optional(
+    port("dashboard").pipe(
+      Flag.withDescription(
+        "A page that shows and operates the servers, on this port of this machine; 0 picks a free one"
+      )
+    )
+  ),
   grace: optional(
     duration("grace").pipe(Flag.withDescription("How long requests may go on in a drain. Default 20s"))
   ),

@@ -6,6 +6,7 @@ import {
   Handler,
   type ListenError,
   Logging,
+  Metrics,
   Server,
   type StreamTransport,
   WorkerDispatch
@@ -41,6 +42,8 @@ export interface ServingOptions {
   readonly kill: Duration.Duration | undefined
   /** A path or a name; `"none"` for no control. */
   readonly control: string | undefined
+  /** The port of a page that shows and operates the servers. */
+  readonly dashboard: number | undefined
   /** Is the last line a status? Default: in a terminal. */
   readonly status: boolean | undefined
 }
@@ -259,7 +262,11 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
         shutdown: { grace: options.grace, kill: options.kill },
         ...isStream(listen) ? { idleTimeout: options.idleTimeout } : {}
       })
-      const server = Context.get(yield* Layer.build(layer), Server.Server)
+      const server = Context.get(
+        // The durations on the page are of the metrics.
+        yield* Layer.build(options.dashboard === undefined ? layer : Layer.provide(layer, Metrics.layer())),
+        Server.Server
+      )
       const isStopped = Deferred.makeUnsafe<void>()
       stopped.push(Deferred.await(isStopped))
       // Whoever drains it: this is where it is noticed, and said.
@@ -278,6 +285,9 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       }
     }
     const control = yield* openControl(options, servers)
+    const page = options.dashboard === undefined
+      ? undefined
+      : yield* (yield* Effect.promise(() => import("./dashboard.ts"))).openDashboard(options.dashboard, servers)
 
     for (const [index, [name, { address }]] of Object.entries(servers).entries()) {
       const { transport } = options.listen[index]!
@@ -285,6 +295,7 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       yield* Console.log(`${options.name}: listening on ${place(address)} (${name}): ${client}`)
     }
     if (control !== undefined) yield* Console.log(`${options.name}: controlled at ${control}`)
+    if (page !== undefined) yield* Console.log(`${options.name}: dashboard at ${page}`)
     yield* Console.log("Ctrl-C drains; a second one ends at once.")
 
     if (options.status ?? process.stdout.isTTY) {
