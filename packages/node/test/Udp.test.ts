@@ -416,6 +416,27 @@ describe("a server", () => {
       assert.strictEqual(text(yield* client.receive), "back")
     }))
 
+  it.live("that drains gives a session what the system has received for it, and nobody has read yet", () =>
+    Effect.gen(function*() {
+      const seen: Array<string> = []
+      const layer = NodeTransport.udp(local).pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveSessions((session) =>
+          Effect.forever(Effect.map(session.receive, (payload) => void seen.push(text(payload))))
+        )
+      )
+      const server = Context.get(yield* Layer.build(layer), Server.Server)
+      const client = yield* bindRaw({ type: "udp4", host: local.host })
+      yield* Effect.callback<void>((resume) => client.connect(portOf(server), local.host, () => resume(Effect.void)))
+      client.send("0")
+      while (seen.length === 0) yield* eventLoopTurn
+      // One that is connected sends at once: no turn of the event loop has passed when the drain begins.
+      client.send("1")
+      client.send("2")
+      yield* server.drain()
+      assert.deepStrictEqual(seen, ["0", "1", "2"])
+    }))
+
   it.live("that drains serves what it has received, and closes its socket", () =>
     Effect.gen(function*() {
       const gate = Latch.makeUnsafe(false)

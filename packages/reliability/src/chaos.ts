@@ -37,11 +37,21 @@ type Strategy = "serial" | "fiber" | "thread" | "process"
 
 const strategies: ReadonlyArray<Strategy> = ["serial", "fiber", "thread", "process"]
 
+/** Of the small version: with the others it is waiting for deadlines that takes the time. */
+const fewStrategies: ReadonlyArray<Strategy> = ["fiber", "process"]
+
+const hasWorkers = (strategy: Strategy) => strategy === "thread" || strategy === "process"
+
 /** A handler may compute for so long; honest ones take a moment. */
 const timeout = "3 seconds"
 
+interface Kind {
+  readonly strategy: Strategy
+  readonly maxWorkers: number
+}
+
 /** Which tag a strategy gives, only it knows: the handlers here are portable, and go with both. */
-const dispatchWith = (strategy: Strategy): (transport: Layer.Layer<any>) => Layer.Layer<any> => {
+const dispatchWith = ({ maxWorkers, strategy }: Kind): (transport: Layer.Layer<any>) => Layer.Layer<any> => {
   switch (strategy) {
     case "serial":
       return Dispatch.serial()
@@ -51,7 +61,7 @@ const dispatchWith = (strategy: Strategy): (transport: Layer.Layer<any>) => Laye
     case "process":
       return NodeDispatch.workerPerRequest({
         kind: strategy,
-        maxWorkers: 2,
+        maxWorkers,
         timeout,
         env: { ...process.env, CHAOS_WORKER: "1" }
       })
@@ -151,16 +161,16 @@ const hostileStream = (connect: Connect, connectBelow: Connect, counted: Counted
 
 const stream = Effect.fnUntraced(function*(
   name: string,
-  strategy: Strategy,
+  kind: Kind,
   transport: Layer.Layer<StreamTransport.StreamTransport>,
   connect: (address: NetAddress.SocketAddress) => Connect,
   connectBelow: (address: NetAddress.SocketAddress) => Connect,
   counted: Counted
 ) {
-  const layer = Server.serveStream(obey, { ...silent, idleTimeout })(dispatchWith(strategy)(transport))
+  const layer = Server.serveStream(obey, { ...silent, idleTimeout })(dispatchWith(kind)(transport))
   const server = Context.get(yield* Layer.build(layer), Server.Server)
   const running: Running = {
-    name: `${name} ${strategy}`,
+    name,
     server,
     honest: honestStream(connect(server.address), counted),
     hostile: hostileStream(connect(server.address), connectBelow(server.address), counted)
@@ -171,7 +181,7 @@ const stream = Effect.fnUntraced(function*(
 // ---- clients of packets
 
 class Unanswered extends Data.TaggedError("Unanswered") {
-  override readonly message = "asked 6 times, and not answered"
+  override readonly message = "asked 30 times, and not answered"
 }
 
 /** A client is a transport, too. */
@@ -185,17 +195,17 @@ const bindClient = (transport: Layer.Layer<DatagramTransport.DatagramTransport>)
 
 const datagram = Effect.fnUntraced(function*(
   name: string,
-  strategy: Strategy,
+  kind: Kind,
   transport: (name: string) => Layer.Layer<DatagramTransport.DatagramTransport>,
   counted: Counted
 ) {
-  const layer = Server.serveDatagram(obeyPacket, silent)(dispatchWith(strategy)(transport("server")))
+  const layer = Server.serveDatagram(obeyPacket, silent)(dispatchWith(kind)(transport("server")))
   const server = Context.get(yield* Layer.build(layer), Server.Server)
   const { address } = server
   let clients = 0
   const bind = Effect.suspend(() => bindClient(transport(`client${++clients}`)))
   const running: Running = {
-    name: `${name} ${strategy}`,
+    name,
     server,
     honest: Effect.fnUntraced(function*(random) {
       const { receive, send } = yield* bind
@@ -211,8 +221,8 @@ const datagram = Effect.fnUntraced(function*(
           }
         })
         let tries = 0
-        while ((yield* Effect.timeoutOption(ask, "5 seconds"))._tag === "None") {
-          if (++tries === 6) return yield* new Unanswered()
+        while ((yield* Effect.timeoutOption(ask, "1 second"))._tag === "None") {
+          if (++tries === 30) return yield* new Unanswered()
         }
       }
     }, Effect.scoped),
@@ -227,7 +237,7 @@ const datagram = Effect.fnUntraced(function*(
         }
       }
       // Packets wait for a handler, and those of honest clients behind them: they are not to wait for ever.
-      yield* Effect.sleep(random.integer(strategy === "thread" || strategy === "process" ? 1_000 : 50))
+      yield* Effect.sleep(random.integer(hasWorkers(kind.strategy) ? 1_000 : 50))
     }, Effect.scoped)
   }
   return running
@@ -284,33 +294,35 @@ const round = Effect.fnUntraced(function*(
   millis: number,
   seed: number,
   directory: string,
-  { check, say }: ProofOptions
+  { check, say, short }: ProofOptions
 ) {
   const counted: Counted = { exact: 0, wrong: 0, lost: [], bad: 0, killed: 0 }
   const tcp = NodeTransport.tcp({ host: "127.0.0.1", port: 0 })
+  // To start them is what takes the time.
+  const kind: Kind = { strategy, maxWorkers: short ? 1 : 2 }
   const secure = { rejectUnauthorized: false }
   const file = (name: string) => join(directory, `${name}.sock`)
   const servers = yield* Effect.all([
-    stream("tcp", strategy, tcp, TestClient.node, TestClient.node, counted),
-    stream("unix", strategy, NodeTransport.unix({ path: file("unix") }), TestClient.node, TestClient.node, counted),
+    stream("tcp", kind, tcp, TestClient.node, TestClient.node, counted),
+    stream("unix", kind, NodeTransport.unix({ path: file("unix") }), TestClient.node, TestClient.node, counted),
     stream(
       "tls",
-      strategy,
+      kind,
       NodeTransport.tls({ ...certificate(), handshakeTimeout: idleTimeout })(tcp),
       (address) => TestClient.tls(address, secure),
       TestClient.node,
       counted
     ),
-    stream("memory", strategy, MemoryTransport.stream(), TestClient.memory, TestClient.memory, counted),
-    datagram("udp", strategy, () => NodeTransport.udp({ host: "127.0.0.1", port: 0 }), counted),
-    datagram("unix datagram", strategy, (name) => UnixDatagram.transport({ path: file(name) }), counted),
-    datagram("memory datagram", strategy, () => MemoryTransport.datagram(), counted)
+    stream("memory", kind, MemoryTransport.stream(), TestClient.memory, TestClient.memory, counted),
+    datagram("udp", kind, () => NodeTransport.udp({ host: "127.0.0.1", port: 0 }), counted),
+    datagram("unix datagram", kind, (name) => UnixDatagram.transport({ path: file(name) }), counted),
+    datagram("memory datagram", kind, () => MemoryTransport.datagram(), counted)
   ], { concurrency: "unbounded" })
   const state = { isEnding: false }
   let lane = seed
 
   const hostile = servers.flatMap(({ hostile }) =>
-    Array.from({ length: strategy === "thread" || strategy === "process" ? 2 : 4 }, (_, n) => {
+    Array.from({ length: hasWorkers(strategy) ? 2 : 4 }, (_, n) => {
       const random = new Random(lane++)
       const visit = Effect.ignoreCause(Effect.suspend(() => hostile(random)))
       // Of each kind one goes on to the end.
@@ -374,10 +386,9 @@ const round = Effect.fnUntraced(function*(
     if (millis > 0) say(`${name}: ${accepted} accepted, ${JSON.stringify(closed)}`)
     if (accepted !== sum || open !== 0) check(`${name}: ${accepted} accepted, ${sum} ended, ${open} open`, false)
   }
-  check(
-    `${strategy}: the longest drain took ${longest} ms (grace and kill are 1 second each; 5000 at most)`,
-    longest <= 5_000
-  )
+  const took = `${strategy}: the longest drain took ${longest} ms, with 1 second each for grace and kill`
+  if (short) say(took)
+  else check(`${took} (5000 at most)`, longest <= 5_000)
 }, Effect.scoped)
 
 export const chaos: Proof = {
@@ -386,7 +397,7 @@ export const chaos: Proof = {
     "whatever clients and handlers do at random, honest clients are served, the books balance, and nothing is left",
   run: async (options) => {
     const { check, say, short } = options
-    const seconds = options.seconds ?? (short ? 4 : 60)
+    const seconds = options.seconds ?? (short ? 2 : 60)
     const seed = options.seed ?? (short ? 1 : Math.floor(Math.random() * 2 ** 31))
     say(`to repeat: pnpm reliability chaos --seed ${seed} --seconds ${seconds}`)
     const directory = mkdtempSync(join(tmpdir(), "socketserver-chaos-"))
@@ -413,9 +424,10 @@ export const chaos: Proof = {
     // What Node opens once and keeps, it has by then.
     await run("thread", 0, { ...options, check: () => {}, say: () => {} })
     const before = inventory(directory)
-    for (const strategy of strategies) {
-      await run(strategy, seconds * 1_000 / strategies.length, options)
-      const end = performance.now() + 5_000
+    const chosen = short ? fewStrategies : strategies
+    for (const strategy of chosen) {
+      await run(strategy, seconds * 1_000 / chosen.length, options)
+      const end = performance.now() + 30_000
       while (left(before, inventory(directory)).length > 0 && performance.now() < end) {
         await new Promise((resolve) => setTimeout(resolve, 20))
       }

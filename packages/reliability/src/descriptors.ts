@@ -26,12 +26,16 @@ export const descriptors: Proof = {
   claim: "more clients than descriptors are turned away, seen to be, and forgotten when they leave",
   run: async ({ check, say, short }) => {
     const server = await startServer({ service: "lines", events: true }, { descriptors: 64 })
+    const seconds = short ? 0.5 : 1
+    // A server that spins has a core, or half of one where others want it too.
+    const limit = short ? 300 : 100
     for (let round = 1; round <= (short ? 2 : 10); round++) {
       const { served, sockets } = await visitMany(server, 200)
       const full = await server.report()
       const from = full.cpu
-      await sleep(1_000)
+      await sleep(seconds * 1_000)
       const { cpu, descriptors } = await server.report()
+      const perSecond = (cpu - from) / seconds
       if (round === 1) {
         say(
           `200 clients, 64 descriptors: ${served} served, ${200 - served} turned away, ${descriptors} descriptors open`
@@ -39,17 +43,17 @@ export const descriptors: Proof = {
         say(`the status is ${full.status}`)
       }
       check(
-        `round ${round}: saturated, ${(cpu - from).toFixed(0)} ms of processor time in a second (100 at most)`,
-        full.status === "saturated" && cpu - from < 100
+        `round ${round}: saturated, ${perSecond.toFixed(0)} ms of processor time a second (${limit} at most)`,
+        full.status === "saturated" && perSecond <= limit
       )
       check(`round ${round}: ${served} are served (10 at least), the others refused`, served >= 10)
       for (const socket of sockets) socket.destroy()
-      const after = await server.until(({ stats, status }) => stats.open === 0 && status === "ready", 5_000)
+      const after = await server.until(({ stats, status }) => stats.open === 0 && status === "ready", 60_000)
       check(`round ${round}: ready again, and none open`, after.status === "ready" && after.stats.open === 0)
       const again = await visitMany(server, 10)
       check(`round ${round}: 10 of 10 new clients are served`, again.served === 10)
       for (const socket of again.sockets) socket.destroy()
-      await server.until(({ stats }) => stats.open === 0, 5_000)
+      await server.until(({ stats }) => stats.open === 0, 60_000)
     }
     const { events, logged, stats } = await server.report()
     say(`events: ${JSON.stringify(events)}; refused: ${JSON.stringify(stats.refused)}`)

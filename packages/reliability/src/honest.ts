@@ -15,6 +15,8 @@ export interface HonestOptions {
   /** Lines of one connection. */
   readonly lines: number
   readonly tls?: boolean | undefined
+  /** What each connection sends ahead. */
+  readonly header?: string | undefined
 }
 
 export interface Seen {
@@ -51,6 +53,7 @@ export const startHonest = (target: Target, options: HonestOptions): Honest => {
     let answered = 0
     let rest = ""
     const socket = connect(target, options.tls)
+    if (options.header !== undefined) socket.write(options.header)
     socket.setEncoding("latin1")
     socket.on("data", (data: string) => {
       const lines = (rest + data).split("\n")

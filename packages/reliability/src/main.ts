@@ -12,6 +12,7 @@ import { chaos } from "./chaos.ts"
 import { descriptors } from "./descriptors.ts"
 import { drain } from "./drain.ts"
 import { fuzzFraming } from "./fuzzFraming.ts"
+import { fuzzProxy } from "./fuzzProxy.ts"
 import { fuzzReaders } from "./fuzzReaders.ts"
 import { fuzzTls } from "./fuzzTls.ts"
 import { halfOpen } from "./halfOpen.ts"
@@ -32,6 +33,7 @@ const proofs: ReadonlyArray<Proof> = [
   drain,
   fuzzReaders,
   fuzzFraming,
+  fuzzProxy,
   fuzzTls,
   chaos
 ]

@@ -4,7 +4,7 @@
  */
 import * as NodeRuntime from "@effect/platform-node-shared/NodeRuntime"
 import { collect } from "@socketserver/bench/control"
-import { Dispatch, Server } from "@socketserver/core"
+import { Dispatch, ProxyProtocol, Server } from "@socketserver/core"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
@@ -15,7 +15,7 @@ import * as LogLevel from "effect/LogLevel"
 import * as NetAddress from "effect/net/NetAddress"
 import * as References from "effect/References"
 import * as Stream from "effect/Stream"
-import { readdirSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import { counted, echo, large, lines } from "./handlers.ts"
 import type { Target } from "./processes.ts"
 
@@ -27,9 +27,12 @@ export interface ServerConfig {
   /** A path of a unix socket; without one it is TCP on the loopback interface. */
   readonly path?: string | undefined
   readonly tls?: { readonly certFile: string; readonly keyFile: string; readonly handshakeTimeout?: string } | undefined
+  /** Behind a proxy, on this machine, that sends the header of the PROXY protocol. */
+  readonly proxy?: { readonly timeout: string } | undefined
   /** In workers of this kind; without it a fiber each. */
   readonly workers?: "thread" | "process" | undefined
   readonly idleTimeout?: string | undefined
+  readonly readTimeout?: string | undefined
   readonly writeTimeout?: string | undefined
   readonly keepAlive?: string | undefined
   /** Where TCP listens; by default at the loopback interface. */
@@ -44,6 +47,8 @@ export interface Report {
   readonly events: { readonly [tag: string]: number }
   /** User and system time so far, in milliseconds. */
   readonly cpu: number
+  /** How long its thread was ready and had no core so far, in milliseconds: others had them. */
+  readonly starved: number
   /** Resident memory, and what of it is in use by objects and buffers, in bytes. */
   readonly memory: number
   readonly used: number
@@ -56,6 +61,9 @@ export interface Report {
 
 /** What it says at its end: what it has done, and logged, in all. */
 export interface Summary extends Pick<Report, "stats" | "logged" | "firstLogged"> {}
+
+/** Time on a core, time of waiting for one, and turns, as "Scheduler Statistics" of Linux's documentation has it. */
+const schedstat = "/proc/thread-self/schedstat"
 
 const config: ServerConfig = JSON.parse(process.argv[2]!)
 
@@ -76,11 +84,15 @@ const { host = "127.0.0.1" } = config
 const listening = config.path === undefined
   ? NodeTransport.tcp({ host, port: 0, backlog: 4_096, keepAlive: config.keepAlive as Duration.Input | undefined })
   : NodeTransport.unix({ path: config.path, backlog: 4_096 })
-const transport = config.tls === undefined ? listening : listening.pipe(
+const prefaced = config.proxy === undefined ? listening : listening.pipe(
+  ProxyProtocol.accept({ trusted: ["127.0.0.0/8"], timeout: config.proxy.timeout as Duration.Input })
+)
+const transport = config.tls === undefined ? prefaced : prefaced.pipe(
   NodeTransport.tls({ ...config.tls, handshakeTimeout: config.tls.handshakeTimeout as Duration.Input | undefined })
 )
 const options = {
   idleTimeout: config.idleTimeout as Duration.Input | undefined,
+  readTimeout: config.readTimeout as Duration.Input | undefined,
   writeTimeout: config.writeTimeout as Duration.Input | undefined
 }
 const handler = services[config.service]
@@ -123,6 +135,7 @@ const program = Effect.gen(function*() {
       stats: Effect.runSync(stats),
       events,
       cpu: (user + system) / 1_000,
+      starved: existsSync(schedstat) ? Number(readFileSync(schedstat, "latin1").split(" ")[1]) / 1e6 : Number.NaN,
       memory: memory.rss,
       used: memory.heapUsed + memory.external,
       descriptors: readdirSync("/proc/self/fd").length,

@@ -14,7 +14,8 @@ const run = (...args: ReadonlyArray<string>) =>
     )
   })
 
-describe("pnpm reliability --short", () => {
+/** Each is processes of its own, and none measures time: they do not disturb each other. */
+describe.concurrent("pnpm reliability --short", () => {
   for (
     const name of [
       "slow",
@@ -26,6 +27,7 @@ describe("pnpm reliability --short", () => {
       "drain",
       "fuzz-readers",
       "fuzz-framing",
+      "fuzz-proxy",
       "fuzz-tls",
       "chaos"
     ]

@@ -536,10 +536,11 @@ export class ServerImpl {
       if (waiting === undefined) {
         yield* this.acceptWaiting(Duration.toMillis(grace))
         yield* this.listening.withPermit(this.closeListener())
+        this.refuseWaiting()
+      } else {
+        // A packet for a session may lie in the system's buffers already, unseen: then the session must not look idle.
+        yield* twoTurns
       }
-      // A request may lie in the system's buffers already, unseen: then its connection must not look idle.
-      yield* twoTurns
-      if (waiting === undefined) this.refuseWaiting()
       this.draining.openUnsafe()
       const graceEnd = this.drainStart + Duration.toMillis(grace)
       const expected = Math.min(firstWord, Duration.toMillis(grace))
@@ -564,7 +565,8 @@ export class ServerImpl {
   /**
    * The system has connected clients already that wait to be accepted, and may have sent their requests: with the listener, it
    * would reset them. They are accepted one after the other (Node takes one for each turn of the event loop), for as long as
-   * there are any, and as many as were there when the drain began.
+   * there are any, and as many as were there when the drain began. That is two turns at least: by then what the system has of
+   * requests has been read, and their connections do not look idle.
    */
   private acceptWaiting(grace: number): Effect.Effect<void> {
     return Effect.gen({ self: this }, function*() {
