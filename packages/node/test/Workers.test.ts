@@ -744,7 +744,7 @@ for (const kind of kinds) {
           const server = yield* Effect.map(
             Layer.build(
               transport.pipe(
-                NodeDispatch.workerPerRequest({ kind, maxWorkers: 2, timeout: "1 second" }),
+                NodeDispatch.workerPerRequest({ kind, maxWorkers: 2, timeout: "3 seconds" }),
                 Server.serveDatagram(handlers.obeyPacket, { onError: () => Effect.void })
               )
             ),
