@@ -409,10 +409,10 @@ for (const kind of kinds) {
 
     it.live("that computes for ever is stopped within its `timeout` and 100 ms", () =>
       Effect.gen(function*() {
-        const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "300 millis" })
+        const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "1 second" })
         const times: Array<number> = []
         // A machine that is busy with other things may be late once or twice.
-        while (times.length < 5 && !(times.at(-1)! < 400)) {
+        while (times.length < 5 && !(times.at(-1)! < 1_100)) {
           const client = yield* visit("echo begun")
           assert.strictEqual(yield* client.readLine, "begun")
           const begun = performance.now()
@@ -420,7 +420,7 @@ for (const kind of kinds) {
           yield* Effect.ignore(client.closed)
           times.push(performance.now() - begun)
         }
-        assert.isBelow(times.at(-1)!, 400)
+        assert.isBelow(times.at(-1)!, 1_100)
         yield* until("the requests have ended", Effect.sync(() => reasons().length === times.length))
         assert.deepStrictEqual(reasons(), times.map(() => ({ _tag: "WorkerTimeout" })))
         assert.strictEqual((yield* workers).killed, times.length)
