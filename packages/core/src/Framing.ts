@@ -14,7 +14,8 @@ import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { FrameError, Incomplete, Invalid, Malformed, TooLong, Unencodable } from "./FrameError.ts"
 import { messageOf } from "./internal/causes.ts"
-import { FrameReader, joinFrames } from "./internal/frames.ts"
+import { FrameReader } from "./internal/frames.ts"
+import { joinBytes } from "./internal/joinBytes.ts"
 import * as Reads from "./internal/reads.ts"
 
 const TypeId = "~@socketserver/core/Framing"
@@ -763,4 +764,4 @@ export const decode =
 export const encode =
   <Message, Reply>(framing: Framing<Message, Reply>) =>
   <E, R>(self: Stream.Stream<Reply, E, R>): Stream.Stream<Uint8Array, E, R> =>
-    Stream.mapArray(self, (replies) => [joinFrames(replies.map(framing.replies.encode))])
+    Stream.mapArray(self, (replies) => [joinBytes(replies.map(framing.replies.encode))])

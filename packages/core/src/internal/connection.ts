@@ -28,6 +28,7 @@ import type { Header } from "../ProxyProtocol.ts"
 import type { Loan, Preface, Prefaced, Receiver, StartTls, Wire, WireFailure } from "../StreamTransport.ts"
 import type { ConnectionState, Patience } from "../WorkerDispatch.ts"
 import { InputBuffer, noInput } from "./inputBuffer.ts"
+import { joinBytes } from "./joinBytes.ts"
 import { done, Parking, succeed } from "./parking.ts"
 import * as Reads from "./reads.ts"
 import { makeSocket } from "./socket.ts"
@@ -44,7 +45,6 @@ const joinLimit = 65_536
 /** Output that waits for more is handed over from here on. */
 const batchLimit = 16_384
 
-const encoder = new TextEncoder()
 const owners = new WeakMap<object, ConnectionImpl>()
 
 /** Whose borrowing read has the bytes of the delivery under way, if one has: deliveries are synchronous, one at a time. */
@@ -791,20 +791,13 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   }
 }
 
-export const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
+const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string | undefined => {
   if (chunks.length === 1) return chunks[0]!
   if (chunks.every((chunk) => typeof chunk === "string")) return chunks.join("")
   let length = 0
   for (const chunk of chunks) length += chunk.length
   if (length > joinLimit) return undefined
-  const bytes = chunks.map((chunk) => typeof chunk === "string" ? encoder.encode(chunk) : chunk)
-  const joined = new Uint8Array(bytes.reduce((length, chunk) => length + chunk.length, 0))
-  let offset = 0
-  for (const chunk of bytes) {
-    joined.set(chunk, offset)
-    offset += chunk.length
-  }
-  return joined
+  return joinBytes(chunks)
 }
 
 /** An address for people: `127.0.0.1:7`, `[::1]:7`, `unix:///run/x.sock`, `unix (unnamed)`. */

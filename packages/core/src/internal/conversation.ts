@@ -25,11 +25,11 @@ import type { Message, Sender } from "../Message.ts"
 import type { MessageOptions } from "../Server.ts"
 import type { Wire } from "../StreamTransport.ts"
 import type { RemoteMessage } from "../WorkerDispatch.ts"
-import { join, type ReadDeadline } from "./connection.ts"
+import type { ReadDeadline } from "./connection.ts"
 import { ConnectionEntry } from "./connectionEntry.ts"
 import type { Remotable } from "./dispatching.ts"
-import { joinFrames } from "./frames.ts"
 import type { InputBuffer } from "./inputBuffer.ts"
+import { joinBytes } from "./joinBytes.ts"
 import type { ObservedRequest } from "./observed.ts"
 import type { Places } from "./places.ts"
 import type * as Reads from "./reads.ts"
@@ -692,7 +692,7 @@ class Conversation implements Sender<any> {
     if (frames.length === 0) return this.connection.writeNow(text)
     if (text !== "") frames.push(text)
     this.frames = []
-    return this.connection.writeNow(join(frames) ?? joinFrames(frames))
+    return this.connection.writeNow(joinBytes(frames))
   }
 
   // ---- as the sender

@@ -1,4 +1,4 @@
-/** A framing at work: the reader of one stream's messages, and frames as bytes. */
+/** A framing at work: the reader of one stream's messages. */
 import { FrameError } from "../FrameError.ts"
 import type { Decoder, Framing, Reader } from "../Framing.ts"
 import { InputBuffer } from "./inputBuffer.ts"
@@ -51,21 +51,4 @@ export class FrameReader<Message> implements Reader<Message> {
     }
     return message
   }
-}
-
-const encoder = new TextEncoder()
-
-/** Frames behind each other, as bytes. */
-export const joinFrames = (frames: ReadonlyArray<Uint8Array | string>): Uint8Array => {
-  const chunks = frames.every((frame) => typeof frame === "string")
-    ? [encoder.encode(frames.join(""))]
-    : frames.map((frame) => typeof frame === "string" ? encoder.encode(frame) : frame)
-  if (chunks.length === 1) return chunks[0]!
-  const joined = new Uint8Array(chunks.reduce((length, chunk) => length + chunk.length, 0))
-  let offset = 0
-  for (const chunk of chunks) {
-    joined.set(chunk, offset)
-    offset += chunk.length
-  }
-  return joined
 }
