@@ -18,8 +18,8 @@ const start = (core: number | "all", command: string, args: ReadonlyArray<string
   return spawn(file, all, { stdio: ["ignore", ipc ? "ignore" : "pipe", "inherit", ...(ipc ? ["ipc" as const] : [])] })
 }
 
-/** The next message that has the given key. */
-const receive = <A>(child: ChildProcess, key: string): Promise<A> =>
+/** The next message that has the given key. Fails when the process ends. */
+export const receive = <A>(child: ChildProcess, key: string): Promise<A> =>
   new Promise((resolve, reject) => {
     const onMessage = (message: any) => {
       if (!(key in message)) return
@@ -27,7 +27,8 @@ const receive = <A>(child: ChildProcess, key: string): Promise<A> =>
       child.off("exit", onExit)
       resolve(message[key])
     }
-    const onExit = (code: number | null) => reject(new Error(`a process of the benchmark ended with code ${code}`))
+    const onExit = (code: number | null, signal: string | null) =>
+      reject(new Error(`${child.spawnargs.join(" ")} ended with ${code ?? signal}`))
     child.on("message", onMessage)
     child.once("exit", onExit)
   })

@@ -5,10 +5,11 @@
  * system does not let one be made, it is a process that is frozen: for the server the same, but that its system still answers, so
  * `keepAlive` is not shown.
  */
+import { receive } from "@socketserver/bench/processes"
 import type { CloseReason } from "@socketserver/core"
 import { execFileSync } from "node:child_process"
 import * as Net from "node:net"
-import { receive, type ServerProcess, start, startServer, type Target } from "./processes.ts"
+import { type ServerProcess, start, startServer, type Target } from "./processes.ts"
 import type { Proof, ProofOptions } from "./proof.ts"
 
 /** Sends all, finishes, and gives what comes back until the other side finishes too. */

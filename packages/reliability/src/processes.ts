@@ -3,6 +3,7 @@
  * each attack, which is a function that a proof's file exports by the name `attack`. What clients measure, they measure in the
  * process that runs the proof, where nothing else goes on.
  */
+import { receive } from "@socketserver/bench/processes"
 import { type ChildProcess, spawn } from "node:child_process"
 import { fileURLToPath } from "node:url"
 import type { Report, ServerConfig, Summary } from "./server.ts"
@@ -40,21 +41,6 @@ export const start = (
   child.once("exit", () => children.delete(child))
   return child
 }
-
-/** The next message that has the given key. Fails when the process ends. */
-export const receive = <A>(child: ChildProcess, key: string): Promise<A> =>
-  new Promise((resolve, reject) => {
-    const onMessage = (message: any) => {
-      if (!(key in message)) return
-      child.off("message", onMessage)
-      child.off("exit", onExit)
-      resolve(message[key])
-    }
-    const onExit = (code: number | null, signal: string | null) =>
-      reject(new Error(`${child.spawnargs.slice(4).join(" ")} ended with ${code ?? signal}`))
-    child.on("message", onMessage)
-    child.once("exit", onExit)
-  })
 
 export type Target = { readonly host: string; readonly port: number } | { readonly path: string }
 
