@@ -8,21 +8,27 @@ import { obey, traced, tracedMessage } from "./workers/handlers.ts"
 
 const tcp = NodeTransport.tcp({ host: "127.0.0.1", port: 0 })
 
+/** A tracer, and the spans that it has been asked for. */
+const collected = () => {
+  const spans: Array<Tracer.NativeSpan> = []
+  const tracer = Tracer.make({
+    span: (options) => {
+      const span = new Tracer.NativeSpan(options)
+      spans.push(span)
+      return span
+    }
+  })
+  return { spans, layer: Layer.succeed(Tracer.Tracer, tracer) }
+}
+
 describe.each(["thread", "process"] as const)("a server with workers of kind %s", (kind) => {
   it.live("has its connections' spans, with those of the handler within them", () =>
     Effect.gen(function*() {
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { layer, spans } = collected()
       const context = yield* tcp.pipe(
         NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
         Server.serveStream(traced),
-        Layer.provide([Tracing.layer, Layer.succeed(Tracer.Tracer, tracer), Logging.off]),
+        Layer.provide([Tracing.layer, layer, Logging.off]),
         Layer.build
       )
       const server = Context.get(context, Server.Server)
@@ -44,19 +50,12 @@ describe.each(["thread", "process"] as const)("a server with workers of kind %s"
 
   it.live("has a span for each message, with those of its handler within it", () =>
     Effect.gen(function*() {
-      const spans: Array<Tracer.NativeSpan> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { layer, spans } = collected()
       const context = yield* tcp.pipe(
         Transport.framed(Framing.lines()),
         NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
         Server.serveMessage(tracedMessage),
-        Layer.provide([Tracing.layer, Metrics.layer(), Layer.succeed(Tracer.Tracer, tracer), Logging.off]),
+        Layer.provide([Tracing.layer, Metrics.layer(), layer, Logging.off]),
         Layer.build
       )
       const server = Context.get(context, Server.Server)
