@@ -14,7 +14,7 @@ const root = resolve(import.meta.dirname, "..")
 const docs = join(root, "docs")
 
 /** The packages with a public interface. */
-const packages = ["core", "node", "unix-datagram", "testing"]
+const packages = ["core", "node", "unix-datagram", "testing", "cli"]
 
 interface Export {
   readonly name: string
@@ -190,7 +190,7 @@ export const writeReference = (): ReadonlyArray<Module> => {
     "api/index.md",
     [
       "# API reference",
-      "One page for each module, from its documentation comments. `@socketserver/cli` is a command, and has no modules.",
+      "One page for each module, from its documentation comments.",
       ...packages.flatMap((name) => [
         `## @socketserver/${name} {#${name}}`,
         modules.filter((module) => module.package === name).map((module) => {
