@@ -91,12 +91,12 @@ export const start = (
     }
   }))
 
-/** Starts the command in a terminal of its own. */
+/** Starts the command in a terminal of its own, in the place of the shell: a shell that waits can turn Ctrl-C into its own exit code. */
 export const startInTerminal = (args: ReadonlyArray<string>, env: Readonly<Record<string, string>>) =>
   Effect.acquireRelease(
     Effect.sync(() =>
-      spawn("script", ["-qefc", [process.execPath, bin, ...args].join(" "), "/dev/null"], {
-        env: { ...process.env, ...env }
+      spawn("script", ["-qefc", ["exec", process.execPath, bin, ...args].join(" "), "/dev/null"], {
+        env: { ...process.env, SHELL: "/bin/sh", ...env }
       })
     ),
     (child) => Effect.sync(() => child.kill("SIGKILL"))
