@@ -205,7 +205,15 @@ export class PooledWorker {
     if (this.ending !== undefined) return
     this.ending = { how, cause: new Error("the worker was not needed any more") }
     this.post({ _tag: "Stop" })
+    clearTimeout(this.timer)
     this.timer = setTimeout(() => this.handle.kill(), stopTimeout)
+  }
+
+  /** In order: its handlers have ended, and what they wrote last may still leave. */
+  stopWhenDone(): void {
+    if (this.jobs.size === 0) return this.stop("Stopped")
+    this.state = "retiring"
+    this.timer = setTimeout(() => this.kill(new Error("the workers were stopped")), stopTimeout)
   }
 
   kill(cause: Error): void {
@@ -416,7 +424,9 @@ export class Pool {
   }
 
   onRoom(worker: PooledWorker): void {
-    if (worker.state === "retiring" && worker.load === 0 && worker.jobs.size === 0) worker.stop("Recycled")
+    if (worker.state === "retiring" && worker.load === 0 && worker.jobs.size === 0) {
+      worker.stop(this.closed ? "Stopped" : "Recycled")
+    }
     if (this.waiting.size > 0) {
       this.serveWaiting()
       this.fill()
@@ -492,7 +502,7 @@ export class Pool {
     }
   }
 
-  /** Stops all workers: those that still have something to do, at once. */
+  /** Stops all workers: those whose handlers still run, at once. */
   readonly close: Effect.Effect<void> = Effect.callback((resume) => {
     this.closed = true
     clearTimeout(this.retry)
@@ -502,8 +512,8 @@ export class Pool {
     if (this.workers.size === 0) return resume(Effect.void)
     this.onClosed = () => resume(Effect.void)
     for (const worker of this.workers) {
-      if (worker.state === "starting" || worker.jobs.size > 0) worker.kill(new Error("the workers were stopped"))
-      else worker.stop("Stopped")
+      if (worker.state === "starting" || worker.load > 0) worker.kill(new Error("the workers were stopped"))
+      else worker.stopWhenDone()
     }
   })
 }
