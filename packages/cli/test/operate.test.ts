@@ -1,8 +1,9 @@
 /** The commands on a running program, from another process. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
+import { writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { ask, commands, connect, handlers, startInTerminal } from "./utils.ts"
+import { ask, commands, connect, handlers, start, startInTerminal } from "./utils.ts"
 
 /** A client that is in, and has said its name. */
 const enter = Effect.fnUntraced(function*(address: string, name: string) {
@@ -225,5 +226,35 @@ describe("the command", () => {
       const unknown = yield* runProcess("srve")
       assert.match(unknown.errors.join("\n"), /Unknown subcommand "srve".*serve/s)
       assert.deepStrictEqual([unknown.code, unknown.out], [2, []])
+    }))
+
+  it.live("its completions are a script that bash takes, and complete commands, options, their values, and files", () =>
+    Effect.gen(function*() {
+      const { runProcess, runtime } = yield* commands
+      const [script, module] = [join(runtime, "completions.bash"), join(runtime, "handler.ts")]
+      writeFileSync(script, (yield* runProcess("--completions", "bash")).out.join("\n"))
+      writeFileSync(module, "")
+      // What bash does at the Tab key: it sets the words, and calls the function with the command, the last, and the one before.
+      const press = `set -eu
+        source "$1"
+        read -r -a tabs <<< "$(complete -p socketserver)"
+        complete() {
+          COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=\${#COMP_LINE} COMPREPLY=()
+          "\${tabs[2]}" "$1" "\${@: -1}" "\${@: -2:1}"
+          echo "\${COMPREPLY[*]}"
+        }
+        compopt() { :; }
+        complete socketserver se
+        complete socketserver serve --max-i
+        complete socketserver serve --dispatch t
+        complete socketserver serve --tcp 9999 "$2"
+        complete socketserver connections --w`
+      const bash = yield* start("bash", ["--norc", "-c", press, "bash", script, module.slice(0, -3)])
+      yield* bash.finish
+      assert.deepStrictEqual(yield* Effect.all([bash.out.rest, bash.errors.rest, bash.exitCode]), [
+        ["serve", "--max-in-flight", "thread", module, "--where"],
+        [],
+        0
+      ])
     }))
 })

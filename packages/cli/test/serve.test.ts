@@ -1,12 +1,14 @@
 /** `socketserver serve` and `exec`, as a user has them: processes, and clients that nobody here wrote. */
 import { assert, describe, it } from "@effect/vitest"
+import { Framing } from "@socketserver/core"
 import { Effect } from "effect"
 import { spawnSync } from "node:child_process"
 import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import * as Net from "node:net"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { ask, bin, commands, connect, directory, handlers, start } from "./utils.ts"
+import { named } from "../src/internal/framings.ts"
+import { ask, bin, commands, connect, directory, handlers, messages, start } from "./utils.ts"
 
 /** A directory in which modules find the workspace's packages. */
 const workspace = Effect.map(directory, (folder) => {
@@ -14,6 +16,22 @@ const workspace = Effect.map(directory, (folder) => {
   writeFileSync(join(folder, "package.json"), "{\"type\":\"module\"}")
   return folder
 })
+
+/** A certificate for this machine, and its key. */
+const certificate = (folder: string) => {
+  const [cert, key] = [join(folder, "cert.pem"), join(folder, "key.pem")]
+  const { status } = spawnSync("openssl", [
+    ..."req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost".split(" "),
+    "-keyout",
+    key,
+    "-out",
+    cert
+  ])
+  assert.strictEqual(status, 0, "needs openssl: apt-get install openssl")
+  return { cert, key }
+}
+
+const eventLoopTurn = Effect.callback<void>((resume) => void setImmediate(() => resume(Effect.void)))
 
 const isGone = (report: RegExp) => (lines: ReadonlyArray<string>) => lines.some((line) => report.test(line))
 
@@ -100,15 +118,7 @@ describe("serve", () => {
   it.live("speaks TLS with a certificate and its key", () =>
     Effect.gen(function*() {
       const { runtime, serve } = yield* commands
-      const [cert, key] = [join(runtime, "cert.pem"), join(runtime, "key.pem")]
-      const { status } = spawnSync("openssl", [
-        ..."req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost".split(" "),
-        "-keyout",
-        key,
-        "-out",
-        cert
-      ])
-      assert.strictEqual(status, 0, "needs openssl: apt-get install openssl")
+      const { cert, key } = certificate(runtime)
       const server = yield* serve("serve", handlers, "--tcp", "0", "--tls-cert", cert, "--tls-key", key)
       const client = yield* start("openssl", ["s_client", "-quiet", "-CAfile", cert, "-connect", server.at["tcp"]!])
       yield* client.send("secret\n")
@@ -190,57 +200,90 @@ describe("serve", () => {
     60_000
   )
 
-  it.live(
-    "loads a module again in its workers, too, and ends the old ones when their connections have",
-    () =>
-      Effect.gen(function*() {
-        const { serve } = yield* commands
-        const folder = yield* workspace
-        const module = join(folder, "handler.ts")
-        const write = (word: string) =>
+  for (const kind of ["thread", "process"]) {
+    it.live(
+      `loads a module again in its workers, too, and ends the old ones when their connections have: ${kind}`,
+      () =>
+        Effect.gen(function*() {
+          const { serve } = yield* commands
+          const folder = yield* workspace
+          const [module, word] = [join(folder, "handler.ts"), join(folder, "word.ts")]
+          // It is a module that the handler's imports which changes; and when a worker ends, it leaves a note.
           writeFileSync(
             module,
             `import { Handler } from "@socketserver/core"
-          import { Stream } from "effect"
+          import { Effect, Layer, Stream } from "effect"
+          import { writeFileSync } from "node:fs"
+          import { threadId } from "node:worker_threads"
+          import { word } from "./word.ts"
+          const note = new URL("./ended " + word, import.meta.url)
+          const Note = Layer.effectDiscard(Effect.addFinalizer(() => Effect.sync(() => writeFileSync(note, ""))))
           export default Handler.portable(import.meta.url, "default", (c: any) =>
-            c.lines().pipe(Stream.map((line) => "${word} " + process.pid + " " + line + "\\n"), Stream.run(c.sink)))\n`
+            c.lines().pipe(
+              Stream.map((line) => [word, process.pid, threadId, line].join(" ") + "\\n"),
+              Stream.run(c.sink)
+            ), { layer: Note })\n`
           )
-        write("one")
-        const server = yield* serve(
-          "serve",
-          module,
-          "--tcp",
-          "0",
-          "--watch",
-          "--dispatch",
-          "process",
-          "--max-workers",
-          "1"
-        )
-        const old = yield* connect(server.at["tcp"]!)
-        yield* old.send("a\n")
-        const [, pid] = /^one (\d+) a$/.exec(yield* old.out.line)!
-        write("two")
-        yield* server.out.lineWith(/loaded again/)
-        assert.match((yield* ask(server.at["tcp"]!, "b\n"))[0]!, /^two \d+ b$/)
-        yield* old.send("c\n")
-        assert.strictEqual(yield* old.out.line, `one ${pid} c`)
-        yield* old.finish
-        yield* old.out.rest
-        const isAlive = () => {
-          try {
-            return process.kill(Number(pid), 0)
-          } catch {
-            return false
-          }
-        }
-        yield* Effect.repeat(
-          Effect.callback<boolean>((resume) => void setImmediate(() => resume(Effect.succeed(isAlive())))),
-          { while: (alive) => alive }
-        )
-      }),
-    60_000
-  )
+          const write = (text: string) => writeFileSync(word, `export const word: string = "${text}"\n`)
+          write("one")
+          const server = yield* serve(
+            "serve",
+            module,
+            "--tcp",
+            "0",
+            "--watch",
+            "--dispatch",
+            kind,
+            "--max-workers",
+            "1"
+          )
+          const old = yield* connect(server.at["tcp"]!)
+          yield* old.send("a\n")
+          const [, place] = /^one (\d+ \d+) a$/.exec(yield* old.out.line)!
+          assert.strictEqual(place!.endsWith(" 0"), kind === "process")
+          write("two")
+          yield* server.out.lineWith(/loaded again/)
+          assert.match((yield* ask(server.at["tcp"]!, "b\n"))[0]!, /^two \d+ \d+ b$/)
+          yield* old.send("c\n")
+          assert.strictEqual(yield* old.out.line, `one ${place} c`)
+          assert.isFalse(existsSync(join(folder, "ended one")))
+          yield* old.finish
+          yield* old.out.rest
+          yield* Effect.repeat(eventLoopTurn, { until: () => existsSync(join(folder, "ended one")) })
+          assert.isFalse(existsSync(join(folder, "ended two")))
+        }),
+      60_000
+    )
+  }
+
+  for (const dispatch of ["fiber", "thread"]) {
+    it.live(
+      `loads a module again for packets: the next one gets the new handler, under ${dispatch}`,
+      () =>
+        Effect.gen(function*() {
+          const { serve } = yield* commands
+          const folder = yield* workspace
+          const module = join(folder, "handler.ts")
+          const write = (word: string) =>
+            writeFileSync(
+              module,
+              `import { Handler } from "@socketserver/core"
+            export default Handler.portable(import.meta.url, "default", ({ payload, reply }: any) =>
+              reply("${word} " + new TextDecoder().decode(payload)))\n`
+            )
+          write("one")
+          const server = yield* serve("serve", module, "--udp", "0", "--watch", "--dispatch", dispatch)
+          const client = yield* start("socat", ["-", `UDP:${server.at["udp"]}`])
+          yield* client.send("a\n")
+          assert.strictEqual(yield* client.out.line, "one a")
+          write("two")
+          yield* server.out.lineWith(/loaded again/)
+          yield* client.send("b\n")
+          assert.strictEqual(yield* client.out.line, "two b")
+        }),
+      60_000
+    )
+  }
 
   it.live("builds what handlers need once, for all servers of the command", () =>
     Effect.gen(function*() {
@@ -268,6 +311,135 @@ describe("serve", () => {
       yield* server.out.lineWith(/the handler `promise` has returned a promise, not an Effect/)
       assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
     }))
+})
+
+describe("serve, with a framing", () => {
+  it.live("has one handler of messages over TCP, a unix socket, UDP and unix datagrams", () =>
+    Effect.gen(function*() {
+      const { runtime, serve } = yield* commands
+      const [path, packets] = [join(runtime, "x.sock"), join(runtime, "d.sock")]
+      const where = ["--tcp", "0", "--unix", path, "--udp", "0", "--unix-datagram", packets]
+      const server = yield* serve("serve", messages, ...where, "--framing", "lines", "--handler", "upper")
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "a\nb"), ["A", "B"])
+      assert.deepStrictEqual(yield* ask(path, "c\n"), ["C"])
+      for (const target of [`UDP:${server.at["udp"]}`, `UNIX-SENDTO:${packets},bind=${packets}.client`]) {
+        const client = yield* start("socat", ["-", target])
+        yield* client.send("d")
+        assert.strictEqual(yield* client.out.line, "D")
+      }
+      yield* server.signal("SIGTERM")
+      assert.strictEqual(yield* server.exitCode, 0)
+    }))
+
+  it.live("takes messages over TLS, too", () =>
+    Effect.gen(function*() {
+      const { runtime, serve } = yield* commands
+      const { cert, key } = certificate(runtime)
+      const args = ["--framing", "lines", "--handler", "upper", "--tls-cert", cert, "--tls-key", key]
+      const server = yield* serve("serve", messages, "--tcp", "0", ...args)
+      const client = yield* start("openssl", ["s_client", "-quiet", "-CAfile", cert, "-connect", server.at["tcp"]!])
+      yield* client.send("secret\n")
+      assert.strictEqual(yield* client.out.line, "SECRET")
+    }))
+
+  it.live("reads with the module's own, by default its export `framing`", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const sums = yield* serve("serve", messages, "--tcp", "0")
+      assert.deepStrictEqual(yield* ask(sums.at["tcp"]!, "{\"add\":[1,2]}\n{\"add\":\"x\"}\n"), ["{\"sum\":3}"])
+      const other = yield* serve("serve", messages, "--tcp", "0", "--framing", "semicolons", "--handler", "upper")
+      assert.deepStrictEqual(yield* ask(other.at["tcp"]!, "a;b;"), ["A;B;"])
+    }))
+
+  for (const dispatch of ["serial", "fiber", "thread", "process"]) {
+    it.live(`runs messages as --dispatch ${dispatch} says, with the services of their handler`, () =>
+      Effect.gen(function*() {
+        const { serve } = yield* commands
+        const args = ["--tcp", "0", "--framing", "lines", "--handler", "where", "--dispatch", dispatch]
+        const server = yield* serve("serve", messages, ...args)
+        const [place, greeting, ...others] = yield* ask(server.at["tcp"]!, "you\nthey\n")
+        assert.strictEqual(place!.split(" ")[1], String(dispatch !== "thread"))
+        assert.strictEqual(greeting, "hello hello you")
+        assert.strictEqual(others[1], "hello hello they")
+        yield* server.signal("SIGINT")
+        assert.strictEqual(yield* server.exitCode, 0)
+      }))
+  }
+
+  it.live("that has a name: frames as its name says, and has replies of its type", () =>
+    Effect.sync(() => {
+      const bytes = (text: string) => new TextEncoder().encode(text)
+      const both: ReadonlyArray<readonly [name: string, payload: unknown, frame: string, other: unknown]> = [
+        ["lines", "a", "a\n", 1],
+        ["ndjson", { a: [1, null] }, "{\"a\":[1,null]}\n", undefined],
+        ["netstring", bytes("a"), "1:a,", "a"],
+        ["length-prefixed", bytes("a"), "\0\0\0\u0001a", "a"],
+        ["length-prefixed:1", bytes("a"), "\u0001a", "a"],
+        ["length-prefixed:2", bytes("a"), "\0\u0001a", ["a"]],
+        ["length-prefixed:4", bytes("a"), "\0\0\0\u0001a", null],
+        ["length-prefixed:varint", bytes("a"), "\u0001a", "a"],
+        ["whole", bytes("a"), "a", "a"]
+      ]
+      for (const [name, payload, frame, other] of both) {
+        const framing = named(name)!
+        const reader = Framing.reader(framing)
+        reader.push(bytes(frame))
+        assert.deepStrictEqual(reader.next() ?? reader.end(), payload, name)
+        const encoded = framing.replies.encode(payload)
+        assert.strictEqual(typeof encoded === "string" ? encoded : new TextDecoder().decode(encoded), frame)
+        if (other !== undefined) assert.throws(() => framing.replies.encode(other), `under --framing ${name}, not a`)
+      }
+      for (const none of ["", "length-prefixed:3", "toString"]) assert.isUndefined(named(none))
+    }))
+
+  it.live("says of a reply of another type what it should be, and goes on", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("serve", messages, "--tcp", "0", "--framing", "netstring", "--handler", "where")
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "1:a,"), [])
+      yield* server.out.lineWith(/a reply is a Uint8Array under --framing netstring, not a string/)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "1:a,"), [])
+    }))
+
+  for (const dispatch of ["fiber", "thread"]) {
+    it.live(
+      `loads handler and framing again: the next message of a connection has both, under ${dispatch}`,
+      () =>
+        Effect.gen(function*() {
+          const { serve } = yield* commands
+          const folder = yield* workspace
+          const module = join(folder, "handler.ts")
+          const write = (word: string, end: string) =>
+            writeFileSync(
+              module,
+              `import { Framing, Handler } from "@socketserver/core"
+            import { Effect, Stream } from "effect"
+            export const framing = Framing.text(Framing.delimiter(${JSON.stringify(end)}))
+            export default Handler.portable(import.meta.url, "default", ({ payload }: any) =>
+              Effect.succeed(Stream.make("${word} " + payload + "\\n")))\n`
+            )
+          write("one", ";")
+          const args = ["--tcp", "0", "--watch", "--dispatch", dispatch]
+          const server = yield* serve("serve", module, ...args)
+          const client = yield* connect(server.at["tcp"]!)
+          yield* client.send("a;")
+          assert.strictEqual(yield* client.out.line, "one a")
+          // The beginning of a message belongs to the framing that reads the rest of it.
+          yield* client.send("b")
+          write("two", "!")
+          yield* server.out.lineWith(/loaded again; new requests get the new handler/)
+          yield* client.send("!c!")
+          // What ends a reply comes before the next one.
+          assert.strictEqual(yield* client.out.line, ";two b")
+          assert.strictEqual(yield* client.out.line, "!two c")
+          writeFileSync(module, "export default () => {}")
+          yield* server.errors.lineWith(/not loaded.*cannot take each other's place|not loaded.*is a plain function/)
+          yield* client.send("d!")
+          assert.strictEqual(yield* client.out.line, "!two d")
+        }),
+      60_000
+    )
+  }
 })
 
 describe("what keeps serve from serving", () => {
@@ -347,6 +519,30 @@ describe("what keeps serve from serving", () => {
     /^--max-workers is for --dispatch thread or process$/
   )
   refused("connections of packets", [handlers, "--udp", "0", "--idle-timeout", "1s"], 2, /packets have no connections/)
+  refused(
+    "a framing that is none",
+    [messages, "--tcp", "0", "--framing", "json"],
+    1,
+    /^--framing json: .* has no export `json`, and these have a name: lines, ndjson, netstring, length-prefixed\[/
+  )
+  refused(
+    "an export that is no framing",
+    [messages, "--tcp", "0", "--framing", "upper"],
+    1,
+    /`upper` is a function, not a framing: it is what Framing\.lines\(\) and its like make$/
+  )
+  refused(
+    "a handler for packets beside a framing",
+    [messages, "--tcp", "0", "--udp", "0", "--datagram-handler", "echo"],
+    2,
+    /--datagram-handler is for packets without a framing/
+  )
+  refused(
+    "a plain handler of messages under workers",
+    [messages, "--tcp", "0", "--dispatch", "process"],
+    1,
+    /`default` is a plain function, which cannot travel there/
+  )
   refused("a name that is no file's", [handlers, "--tcp", "0", "--name", "a/b"], 2, /^--name "a\/b"/)
   refused(
     "an address of another machine",

@@ -117,6 +117,8 @@ export const directory: Effect.Effect<string, never, Scope.Scope> = Effect.acqui
 export const bin = fileURLToPath(new URL("../src/internal/bin.ts", import.meta.url))
 export const handlers = fileURLToPath(new URL("./handlers/upper.ts", import.meta.url))
 
+export const messages = fileURLToPath(new URL("./handlers/messages.ts", import.meta.url))
+
 /** The command, in a runtime directory of the test's own. */
 export const commands = Effect.map(directory, (runtime) => {
   const env = { XDG_RUNTIME_DIR: runtime, NO_COLOR: "1" }

@@ -96,6 +96,14 @@ export interface Framing<in out Message, in out Reply = Message> {
   readonly replies: Format<Reply>
 }
 
+/**
+ * Is this a framing?
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isFraming = (u: unknown): u is Framing<any, any> => typeof u === "object" && u !== null && TypeId in u
+
 const make = <Message, Reply>(
   name: string,
   messages: Format<Message>,

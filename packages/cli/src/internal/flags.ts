@@ -43,13 +43,13 @@ export const serving = {
     Flag.withDefault("127.0.0.1")
   ),
   tlsCert: optional(
-    Flag.String("tls-cert").pipe(
+    Flag.Path("tls-cert").pipe(
       Flag.withMetavar("FILE"),
       Flag.withDescription("TLS on --tcp, with this certificate (PEM)")
     )
   ),
   tlsKey: optional(
-    Flag.String("tls-key").pipe(Flag.withMetavar("FILE"), Flag.withDescription("The certificate's key (PEM)"))
+    Flag.Path("tls-key").pipe(Flag.withMetavar("FILE"), Flag.withDescription("The certificate's key (PEM)"))
   ),
   maxConnections: optional(
     count("max-connections").pipe(Flag.withDescription("So many connections a server, then new ones are refused"))

@@ -2,15 +2,16 @@
  * Handlers from a user's module: which export is meant, is it one, and loading it again when its file, or one that it imports
  * by a path, has changed.
  */
-import { type Connection, type Datagram, Handler } from "@socketserver/core"
+import { type Connection, type Datagram, Framing, Handler, type Message } from "@socketserver/core"
 import { Effect, Queue } from "effect"
 import * as Fs from "node:fs"
 import { registerHooks } from "node:module"
-import { basename, dirname, join, resolve } from "node:path"
+import { basename, dirname, join, relative } from "node:path"
 import { fileURLToPath, pathToFileURL } from "node:url"
+import { type AnyFraming, named, names } from "./framings.ts"
 import { failure, misuse, oneLine, type Problem } from "./problem.ts"
 
-export type Subject = Connection.Connection | Datagram.Datagram
+export type Subject = Connection.Connection | Datagram.Datagram | Message.Message<any, any>
 export type PlainHandler = (subject: Subject) => Effect.Effect<unknown, unknown, any>
 export type PortableHandler = Handler.Portable<any, unknown, unknown, any>
 
@@ -20,6 +21,8 @@ export interface Wanted {
   readonly stream: string | undefined
   /** The export for packets; `undefined` where it is not named. */
   readonly datagram: string | undefined
+  /** A framing's name, that of the export which is one, or `"none"`; `undefined` where it is not named. */
+  readonly framing: string | undefined
   readonly hasStream: boolean
   readonly hasDatagram: boolean
   /** Workers run portable handlers alone. */
@@ -28,6 +31,8 @@ export interface Wanted {
 }
 
 export interface Handlers {
+  /** With it, there is one handler, of messages, for all servers. */
+  readonly framing: AnyFraming | undefined
   readonly stream: PlainHandler | PortableHandler | undefined
   readonly datagram: PlainHandler | PortableHandler | undefined
 }
@@ -48,7 +53,7 @@ const withoutQuery = (url: string): string => url.replace(/[?#].*$/, "")
 
 /** A module, which can be loaded again. */
 export class UserModule {
-  /** As the user has written it. */
+  /** For people. */
   readonly name: string
   private readonly url: string
   /** Its file, and those that it imports by paths, directly or not: packages are not looked at. */
@@ -56,10 +61,11 @@ export class UserModule {
   private loads = 0
   private hooks: ReturnType<typeof registerHooks> | undefined
 
-  constructor(name: string) {
-    this.name = name
-    this.url = pathToFileURL(resolve(name)).href
-    this.files.add(resolve(name))
+  constructor(path: string) {
+    const below = relative("", path)
+    this.name = below.startsWith("..") ? path : `./${below}`
+    this.url = pathToFileURL(path).href
+    this.files.add(path)
   }
 
   /**
@@ -105,7 +111,7 @@ export class UserModule {
               `${name} has no ${exported === "default" ? "default export" : `export \`${exported}\``}: ` +
                 (others.length > 0
                   ? `choose a handler by ${option}: ${others.join(", ")}`
-                  : "it exports no handler at all; try `export default (connection) => …`")
+                  : `it exports no handler at all; try \`export default (${what}) => …\``)
             )
           }
           if (!isHandler(value)) {
@@ -125,6 +131,16 @@ export class UserModule {
           return Handler.isPortable(value) ? value : checked(name, exported, value)
         })
       const stream = wanted.stream ?? "default"
+      const framing = yield* framingOf(name, exports, wanted.framing)
+      if (framing !== undefined) {
+        if (wanted.datagram !== undefined) {
+          return yield* misuse(
+            `${name}: --datagram-handler is for packets without a framing; with one, --handler has all messages`
+          )
+        }
+        const handler = yield* choose(stream, "--handler", "message")
+        return { framing, stream: handler, datagram: handler }
+      }
       const datagram = wanted.datagram ??
         (Object.hasOwn(exports, "datagram") ? "datagram" : wanted.hasStream ? undefined : stream)
       if (wanted.hasDatagram && datagram === undefined) {
@@ -133,6 +149,7 @@ export class UserModule {
         )
       }
       return {
+        framing,
         stream: wanted.hasStream ? yield* choose(stream, "--handler", "connection") : undefined,
         datagram: wanted.hasDatagram
           ? yield* choose(datagram!, wanted.hasStream ? "--datagram-handler" : "--handler", "packet")
@@ -165,6 +182,26 @@ export class UserModule {
     })
   })
 }
+
+/** By its name, or by that of an export; by default the export `framing`, if there is one. */
+const framingOf = (module: string, exports: Record<string, unknown>, wanted: string | undefined) =>
+  Effect.gen(function*() {
+    if (wanted === "none") return undefined
+    const builtIn = wanted === undefined ? undefined : named(wanted)
+    if (builtIn !== undefined) return builtIn
+    const exported = wanted ?? "framing"
+    const value = Object.hasOwn(exports, exported) ? exports[exported] : undefined
+    if (Framing.isFraming(value)) return value
+    if (value === undefined) {
+      return wanted === undefined
+        ? undefined
+        : yield* failure(`--framing ${wanted}: ${module} has no export \`${wanted}\`, and these have a name: ${names}`)
+    }
+    return yield* failure(
+      `${module}: \`${exported}\` is ${kindOf(value)}, not a framing: it is what Framing.lines() and its like make` +
+        (wanted === undefined ? "; with --framing none it is not looked at" : "")
+    )
+  })
 
 /** A syntax error says where it is in the first line of its stack. */
 const whereOf = (error: unknown): string => {

@@ -5,6 +5,7 @@ import { Duration, Effect, Layer } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import { basename, extname } from "node:path"
 import * as flags from "./flags.ts"
+import { names } from "./framings.ts"
 import { type PlainHandler, UserModule } from "./modules.ts"
 import { misuse } from "./problem.ts"
 import { isStream, type Listen, serving } from "./serving.ts"
@@ -37,7 +38,7 @@ const nameOf = (name: string) =>
 export const serve = Command.make(
   "serve",
   {
-    module: Argument.String("module").pipe(
+    module: Argument.Path("module").pipe(
       Argument.withDescription("The module that exports the handler, such as ./handler.ts")
     ),
     ...flags.serving,
@@ -64,6 +65,14 @@ export const serve = Command.make(
         )
       )
     ),
+    framing: flags.optional(
+      Flag.String("framing").pipe(
+        Flag.withMetavar("FRAMING"),
+        Flag.withDescription(
+          `The handler is one of messages: ${names}, or an export of the module. Default: the export \`framing\`, if there is one; \`none\` for none`
+        )
+      )
+    ),
     dispatch: Flag.Literals("dispatch", ["serial", "fiber", "thread", "process"]).pipe(
       Flag.withMetavar("STRATEGY"),
       Flag.withDescription("How requests run: one at a time, together, or each in a worker of a kind"),
@@ -80,7 +89,7 @@ export const serve = Command.make(
       )
     ),
     watch: Flag.Boolean("watch").pipe(
-      Flag.withDescription("Loads the module again when it changes: new connections get the new handler"),
+      Flag.withDescription("Loads the module again when it changes: new requests get the new handler"),
       Flag.withDefault(false)
     )
   },
@@ -121,6 +130,7 @@ export const serve = Command.make(
       wanted: {
         stream: config.handler,
         datagram: config.datagramHandler,
+        framing: config.framing,
         hasStream,
         hasDatagram: listen.some((one) => !isStream(one)),
         dispatch,
@@ -130,7 +140,7 @@ export const serve = Command.make(
   })
 ).pipe(
   Command.withDescription(
-    "Serves a handler: a module's default export, a function from a connection or a packet to an Effect"
+    "Serves a handler: a module's default export, a function from a connection, a packet or a message to an Effect"
   ),
   Command.withShortDescription("Serves a handler from a module"),
   Command.withExamples([
@@ -145,6 +155,10 @@ export const serve = Command.make(
     {
       command: "socketserver serve ./hash.ts --tcp 9999 --dispatch thread --max-workers 4",
       description: "In worker threads"
+    },
+    {
+      command: "socketserver serve ./upper.ts --tcp 9999 --udp 9999 --framing lines",
+      description: "A function from line to line"
     }
   ])
 )
@@ -175,7 +189,7 @@ export const exec = Command.make(
     const handler: PlainHandler = (connection) => Effect.provideContext(run(connection as never), context)
     yield* serving(
       { ...config, name, listen, tls, dispatch: "fiber", maxWorkers: undefined },
-      { handlers: { stream: handler, datagram: undefined } }
+      { handlers: { framing: undefined, stream: handler, datagram: undefined } }
     )
   }, Effect.scoped)
 ).pipe(

@@ -9,12 +9,14 @@ import {
   Metrics,
   Server,
   type StreamTransport,
+  Transport,
   WorkerDispatch
 } from "@socketserver/core"
 import { Control, NodeDispatch, NodeTransport } from "@socketserver/node"
-import { Clock, Console, Context, Deferred, Duration, Effect, Layer } from "effect"
+import { Clock, Console, Context, Deferred, Duration, Effect, Layer, Stream } from "effect"
 import { join } from "node:path"
 import { ownDirectory, pathOf } from "./find.ts"
+import { changing } from "./framings.ts"
 import type { Handlers, PlainHandler, PortableHandler, Subject, UserModule, Wanted } from "./modules.ts"
 import { failure, oneLine, type Problem } from "./problem.ts"
 import { firstSignal } from "./signals.ts"
@@ -55,11 +57,6 @@ export type Source =
 
 export const isStream = ({ transport }: Listen): boolean => transport === "tcp" || transport === "unix"
 
-/** The workers that a request was given to: its handler runs there, whoever has come after them. */
-const Workers = Context.Reference<WorkerDispatch.Workers | undefined>("@socketserver/cli/Workers", {
-  defaultValue: () => undefined
-})
-
 /** How the handler of one server runs, and how another takes its place. */
 interface Runner {
   readonly prepare: (
@@ -72,12 +69,21 @@ interface Runner {
   ) => Layer.Layer<Server.Server, ListenError.ListenError>
 }
 
-const serveWith = (stream: boolean, handler: any, options: Server.ServerOptions) => (layer: Layer.Layer<any>) =>
-  (stream ? Server.serveStream(handler, options) : Server.serveDatagram(handler, options as Server.DatagramOptions))(
-    layer
-  ) as Layer.Layer<Server.Server, ListenError.ListenError>
+/** What the handler of a server is given. */
+type Kind = "connection" | "packet" | "message"
 
-const inline = (options: ServingOptions, stream: boolean, changes: boolean) =>
+const serveWith =
+  (kind: Kind, handler: any, options: any) =>
+  (layer: Layer.Layer<any>): Layer.Layer<Server.Server, ListenError.ListenError> => {
+    const serve: (handler: any, options: any) => (layer: any) => any = kind === "connection"
+      ? Server.serveStream
+      : kind === "packet"
+      ? Server.serveDatagram
+      : Server.serveMessage
+    return serve(handler, options)(layer)
+  }
+
+const inline = (options: ServingOptions, kind: Kind, changes: boolean) =>
   Effect.gen(function*() {
     const swap = new Swap<PlainHandler>()
     yield* Effect.addFinalizer(() => swap.release)
@@ -90,31 +96,46 @@ const inline = (options: ServingOptions, stream: boolean, changes: boolean) =>
           Handler.isPortable(handler)
             ? Effect.gen(function*() {
               const context = yield* Layer.buildWithMemoMap(handler.layer, memoMap, yield* Effect.scope)
-              return (subject: Subject) => Effect.provideContext(handler.handle(subject), context)
+              return (subject: Subject) =>
+                Effect.map(
+                  Effect.provideContext(handler.handle(subject), context),
+                  // The replies to a message, which are still to be made.
+                  (value) => Stream.isStream(value) ? Stream.provideContext(value, context) : value
+                )
             })
             : Effect.succeed(handler)
         ),
       serve: (transport, server) =>
         serveWith(
-          stream,
-          changes ? (subject: Subject) => swap.use((handler) => handler(subject)) : swap.value,
+          kind,
+          changes ? (subject: Subject) => Effect.flatMap(swap.hold, (handler) => handler(subject)) : swap.value,
           server
         )(dispatch(transport))
     } satisfies Runner
   })
 
-const inWorkers = (options: ServingOptions, stream: boolean, kind: "thread" | "process", changes: boolean) =>
+/** The number that the strategy has of it. */
+const idOf = (request: Parameters<WorkerDispatch.Workers["run"]>[0]): number =>
+  request._tag === "Connection"
+    ? request.connection.id
+    : request._tag === "Datagram"
+    ? request.datagram.id
+    : request.message.id
+
+const inWorkers = (options: ServingOptions, kind: Kind, workers: "thread" | "process", changes: boolean) =>
   Effect.gen(function*() {
     const swap = new Swap<WorkerDispatch.Workers>()
     yield* Effect.addFinalizer(() => swap.release)
     const inner = Context.get(
       yield* Layer.build(
-        NodeDispatch.workerPerRequest({ kind, maxWorkers: options.maxWorkers })(
+        NodeDispatch.workerPerRequest({ kind: workers, maxWorkers: options.maxWorkers })(
           Layer.empty as Layer.Layer<any>
         ) as Layer.Layer<WorkerDispatch.WorkerDispatch>
       ),
       WorkerDispatch.WorkerDispatch
     )
+    /** A request's handler runs where its place is, whichever workers have come after those. */
+    const given = new Map<number, WorkerDispatch.Workers>()
     let first: PortableHandler
     let publish: Parameters<typeof inner.make>[1] | undefined
     const dispatch: WorkerDispatch.WorkerDispatch["Service"] = {
@@ -125,14 +146,11 @@ const inWorkers = (options: ServingOptions, stream: boolean, kind: "thread" | "p
           if (!changes) return swap.value
           return {
             strategy: (request) =>
-              swap.use((workers) =>
-                workers.strategy({
-                  id: request.id,
-                  handle: Effect.provideService(request.handle, Workers, workers),
-                  refuse: (policy) => request.refuse(policy)
-                })
-              ),
-            run: (request) => Effect.flatMap(Workers, (workers) => (workers ?? swap.value).run(request)),
+              Effect.scoped(Effect.flatMap(swap.hold, (workers) => {
+                given.set(request.id, workers)
+                return Effect.ensuring(workers.strategy(request), Effect.sync(() => given.delete(request.id)))
+              })),
+            run: (request) => Effect.suspend(() => given.get(idOf(request))!.run(request)),
             info: () => swap.value.info()
           }
         })
@@ -143,14 +161,14 @@ const inWorkers = (options: ServingOptions, stream: boolean, kind: "thread" | "p
         return swap.prepare(inner.make(first, (event) => publish?.(event)))
       },
       serve: (transport, server) =>
-        serveWith(stream, first, server)(Layer.merge(transport, Layer.succeed(WorkerDispatch.WorkerDispatch, dispatch)))
+        serveWith(kind, first, server)(Layer.merge(transport, Layer.succeed(WorkerDispatch.WorkerDispatch, dispatch)))
     } satisfies Runner
   })
 
-const runnerOf = (options: ServingOptions, listen: Listen, changes: boolean) =>
+const runnerOf = (options: ServingOptions, kind: Kind, changes: boolean) =>
   options.dispatch === "thread" || options.dispatch === "process"
-    ? inWorkers(options, isStream(listen), options.dispatch, changes)
-    : inline(options, isStream(listen), changes)
+    ? inWorkers(options, kind, options.dispatch, changes)
+    : inline(options, kind, changes)
 
 const transportOf = (options: ServingOptions, { at, transport }: Listen) =>
   Effect.gen(function*() {
@@ -203,7 +221,10 @@ const openControl = Effect.fnUntraced(function*(
   )
 })
 
-/** The first of these handlers is that of the server; what it needs is built once for all servers of the command. */
+/**
+ * What the handlers need is built, once for all servers of the command. The first of these handlers is that of the server. They
+ * are in place when the effect that this gives has run.
+ */
 const prepareAll = (
   servers: ReadonlyArray<{ readonly listen: Listen; readonly runner: Runner }>,
   handlers: Handlers
@@ -219,7 +240,7 @@ const prepareAll = (
         )
       )
     }
-    for (const { commit } of prepared) yield* commit
+    return Effect.forEach(prepared, ({ commit }) => commit, { discard: true })
   })
 
 /** The steps of a server's life are said by the command itself, in its own words; all else as any server logs it. */
@@ -248,16 +269,22 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
     if (watches) yield* source.module.reloading
     const handlers = "module" in source ? yield* source.module.load(source.wanted) : source.handlers
 
+    let framing = handlers.framing
+    const framed = framing === undefined ? undefined : Transport.framed(watches ? changing(() => framing!) : framing)
     const unbuilt: Array<{ readonly listen: Listen; readonly runner: Runner }> = []
-    for (const listen of options.listen) unbuilt.push({ listen, runner: yield* runnerOf(options, listen, watches) })
-    yield* prepareAll(unbuilt, handlers)
+    for (const listen of options.listen) {
+      const kind = framing !== undefined ? "message" : isStream(listen) ? "connection" : "packet"
+      unbuilt.push({ listen, runner: yield* runnerOf(options, kind, watches) })
+    }
+    yield* Effect.flatten(prepareAll(unbuilt, handlers))
 
     const servers: Record<string, Server.Server["Service"]> = {}
     const stopped: Array<Effect.Effect<void>> = []
     for (const { listen, runner } of unbuilt) {
       let name: string = listen.transport
       for (let n = 2; servers[name] !== undefined; n++) name = `${listen.transport}-${n}`
-      const layer = runner.serve(yield* transportOf(options, listen), {
+      const transport = yield* transportOf(options, listen)
+      const layer = runner.serve(framed === undefined ? transport : framed(transport), {
         name,
         shutdown: { grace: options.grace, kill: options.kill },
         ...isStream(listen) ? { idleTimeout: options.idleTimeout } : {}
@@ -303,7 +330,20 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       restore = line.hide
       yield* Effect.forkScoped(keepStatus(servers, line.show))
     }
-    if (watches) yield* Effect.forkScoped(reloads(source, unbuilt))
+    if (watches) {
+      const replace = (handlers: Handlers) =>
+        Effect.gen(function*() {
+          if ((handlers.framing === undefined) !== (framing === undefined)) {
+            return yield* failure(
+              "a handler with a framing and one without cannot take each other's place: start it anew"
+            )
+          }
+          const commit = yield* prepareAll(unbuilt, handlers)
+          framing = handlers.framing
+          yield* commit
+        })
+      yield* Effect.forkScoped(reloads(source, replace))
+    }
 
     yield* Effect.raceFirst(asked, Effect.all(stopped, { concurrency: "unbounded" }))
     // Also where one was drained already: the answer to whoever has asked for that is on its way.
@@ -336,15 +376,15 @@ const keepStatus = (servers: Readonly<Record<string, Server.Server["Service"]>>,
 /** A module that is broken changes nothing. */
 const reloads = (
   { module, wanted }: Extract<Source, { readonly watch: boolean }>,
-  servers: ReadonlyArray<{ readonly listen: Listen; readonly runner: Runner }>
+  replace: (handlers: Handlers) => Effect.Effect<void, unknown>
 ) =>
   Effect.gen(function*() {
     const nextChange = yield* module.changes
     return yield* Effect.forever(Effect.gen(function*() {
       yield* nextChange
-      yield* Effect.flatMap(module.load(wanted), (handlers) => prepareAll(servers, handlers)).pipe(
+      yield* Effect.flatMap(module.load(wanted), replace).pipe(
         Effect.matchEffect({
-          onSuccess: () => Console.log(`${module.name}: loaded again; new connections get the new handler`),
+          onSuccess: () => Console.log(`${module.name}: loaded again; new requests get the new handler`),
           onFailure: (error) =>
             Console.error(`${module.name}: not loaded, the handler from before goes on: ${oneLine(error)}`)
         })

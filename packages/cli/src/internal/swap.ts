@@ -38,19 +38,22 @@ export class Swap<A> {
     })
   }
 
-  use<B, E, R>(f: (value: A) => Effect.Effect<B, E, R>): Effect.Effect<B, E, R> {
-    return Effect.suspend(() => {
-      const held = this.current!
-      held.users++
-      return Effect.ensuring(
-        f(held.value),
+  /** The current one, which stays until the scope closes. */
+  readonly hold: Effect.Effect<A, never, Scope.Scope> = Effect.map(
+    Effect.acquireRelease(
+      Effect.sync(() => {
+        const held = this.current!
+        held.users++
+        return held
+      }),
+      (held) =>
         Effect.suspend(() => {
           held.users--
           return this.releaseUnused(held)
         })
-      )
-    })
-  }
+    ),
+    ({ value }) => value
+  )
 
   get value(): A {
     return this.current!.value

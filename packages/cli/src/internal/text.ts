@@ -45,7 +45,9 @@ const reachable = (host: string): string => host === "0.0.0.0" ? "127.0.0.1" : h
 /** What a user types to talk to a server. */
 export const clientFor = (address: NetAddress.SocketAddress, transport: string): string => {
   if (NetAddress.isUnixPathAddress(address)) {
-    return transport === "unix-datagram" ? `socat - UNIX-SENDTO:${address.path}` : `nc -U ${address.path}`
+    const { path } = address
+    // Without a path of its own a client gets no replies.
+    return transport === "unix-datagram" ? `socat - UNIX-SENDTO:${path},bind=${path}.client` : `nc -U ${path}`
   }
   const host = reachable(NetAddress.formatHost(address))
   switch (transport) {
