@@ -1,4 +1,7 @@
-/** Messages: what a handler of them is given, in which order it is answered, and how a connection ends. */
+/**
+ * Messages: what a handler of them is given, and how a connection ends. What holds on every transport and under every strategy is
+ * in the conformance suite.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import {
   type ConnectionError,
@@ -10,7 +13,7 @@ import {
   Server,
   Transport
 } from "@socketserver/core"
-import { Context, Deferred, Effect, Exit, Fiber, Latch, Layer, Queue, Schema, Stream } from "effect"
+import { Context, Deferred, Effect, Fiber, Latch, Layer, Queue, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { forkSettled, settle } from "./utils.ts"
 
@@ -76,17 +79,6 @@ describe("a message", () => {
       yield* client.end
       assert.strictEqual(yield* rest(client), "LAST\n")
       assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
-    }))
-
-  it.effect("is answered with nothing, or with a stream", () =>
-    Effect.gen(function*() {
-      const server = yield* start(({ payload }) =>
-        payload === "none" ? Effect.void : Effect.succeed(Stream.make(`${payload}1`, `${payload}2`))
-      )
-      const client = yield* connect(server)
-      yield* client.write("a\nnone\nb\n")
-      yield* client.end
-      assert.strictEqual(yield* rest(client), "a1\na2\nb1\nb2\n")
     }))
 
   it.effect("has its number, its peer, and the same sender as others of its connection", () =>
@@ -155,63 +147,6 @@ describe("a message", () => {
 })
 
 describe("replies", () => {
-  it.effect("leave in the order of their messages, whatever ends first", () =>
-    Effect.gen(function*() {
-      const { open, pass } = gate()
-      const server = yield* start(({ payload }) =>
-        payload === "now" ? Effect.succeed("now") : Effect.as(pass(payload), payload)
-      )
-      const client = yield* connect(server)
-      const replies = yield* forkSettled(Effect.forEach([1, 2, 3, 4], () => client.readLine()))
-      yield* client.write("a\nb\nnow\nc\n")
-      yield* settle
-      yield* open("c")
-      yield* open("b")
-      assert.isUndefined(replies.pollUnsafe())
-      assert.strictEqual((yield* server.stats).inFlight, 1)
-      yield* open("a")
-      assert.deepStrictEqual(yield* Fiber.join(replies), ["a", "b", "now", "c"])
-    }))
-
-  it.effect("leave as they come with `order: \"unordered\"`", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const server = yield* start(({ payload }) => Effect.as(gates.pass(payload), payload), { order: "unordered" })
-      const client = yield* connect(server)
-      yield* client.write("a\nb\nc\n")
-      yield* settle
-      yield* gates.open("c")
-      assert.strictEqual(yield* client.readLine(), "c")
-      yield* gates.open("a")
-      assert.strictEqual(yield* client.readLine(), "a")
-      yield* gates.open("b")
-      assert.strictEqual(yield* client.readLine(), "b")
-    }))
-
-  it.effect("of `reply`, of streams and of handlers keep the order of messages, too", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const server = yield* start(({ payload, reply }) => {
-        switch (payload) {
-          case "first":
-            return Effect.as(gates.pass(payload), "first")
-          case "reply":
-            return Effect.as(Effect.andThen(reply("reply 1"), reply("reply 2")), "reply 3")
-          default:
-            return Effect.succeed(Stream.make("stream 1", "stream 2").pipe(Stream.rechunk(1)))
-        }
-      })
-      const client = yield* connect(server)
-      const replies = yield* forkSettled(rest(client))
-      yield* client.write("reply\nfirst\nreply\nstream\nreply\n")
-      yield* client.end
-      yield* settle
-      assert.isUndefined(replies.pollUnsafe())
-      yield* gates.open("first")
-      const three = "reply 1\nreply 2\nreply 3\n"
-      assert.strictEqual(yield* Fiber.join(replies), `${three}first\n${three}stream 1\nstream 2\n${three}`)
-    }))
-
   it.effect("of a stream are sent as they come, and wait for a peer that does not read", () =>
     Effect.gen(function*() {
       let sent = 0
@@ -249,21 +184,6 @@ describe("replies", () => {
 })
 
 describe("pipelining", () => {
-  it.effect("is bounded: at `maxPipelined` nothing more is read", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const server = yield* start(({ payload }) => Effect.as(gates.pass(payload), payload), { maxPipelined: 2 })
-      const client = yield* connect(server)
-      yield* client.write("a\nb\nc\nd\n")
-      yield* settle
-      assert.deepStrictEqual(gates.began, ["a", "b"])
-      yield* gates.open("b")
-      assert.deepStrictEqual(gates.began, ["a", "b"])
-      yield* gates.open("a")
-      assert.deepStrictEqual(gates.began, ["a", "b", "c", "d"])
-      assert.strictEqual(yield* client.readLine(), "a")
-    }))
-
   it.effect("of a peer that does not read its replies stops, and goes on when it does", () =>
     Effect.gen(function*() {
       let handled = 0
@@ -309,23 +229,6 @@ describe("a strategy", () => {
       assert.strictEqual(yield* two.readLine(), "b2")
       assert.strictEqual((yield* server.stats).queued, 0)
       assert.strictEqual(yield* server.status, "ready")
-    }))
-
-  it.effect("runs up to `maxInFlight` messages, over all connections", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const server = yield* startWith(Framing.lines(), Dispatch.fiberPerRequest({ maxInFlight: 3 }))(({ payload }) =>
-        Effect.as(gates.pass(payload), payload)
-      )
-      const one = yield* connect(server)
-      const two = yield* connect(server)
-      yield* one.write("a1\na2\n")
-      yield* settle
-      yield* two.write("b1\nb2\n")
-      yield* settle
-      assert.deepStrictEqual(gates.began, ["a1", "a2", "b1"])
-      yield* gates.open("a1")
-      assert.deepStrictEqual(gates.began, ["a1", "a2", "b1", "b2"])
     }))
 
   it.effect("that refuses a message closes its connection, behind the replies before", () =>
@@ -416,20 +319,6 @@ describe("a handler that fails", () => {
       assert.strictEqual((yield* server.stats).inFlight, 0)
     }))
 
-  it.effect("is answered for by `onError`, and the connection goes on", () =>
-    Effect.gen(function*() {
-      const server = yield* start(({ payload }) =>
-        payload === "fail" ? Effect.fail("no") : payload === "die" ? Effect.die("bug") : Effect.succeed(payload), {
-        onError: (_, { payload }, reason) =>
-          Effect.succeed(`${payload}: ${reason._tag}`)
-      })
-      const client = yield* connect(server)
-      yield* client.write("fail\nok\ndie\n")
-      yield* client.end
-      assert.strictEqual(yield* rest(client), "fail: HandlerFailed\nok\ndie: HandlerFailed\n")
-      assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
-    }))
-
   it.effect("by throwing is no other", () =>
     Effect.gen(function*() {
       const server = yield* start((): Effect.Effect<string> => {
@@ -438,19 +327,6 @@ describe("a handler that fails", () => {
       const client = yield* connect(server)
       yield* client.write("a\n")
       assert.strictEqual(yield* client.readLine(), "sorry")
-    }))
-
-  it.effect("touches no other connection", () =>
-    Effect.gen(function*() {
-      const server = yield* start(({ payload }) => payload === "fail" ? Effect.fail("no") : Effect.succeed(payload), {
-        onError: () => Effect.void
-      })
-      const one = yield* connect(server)
-      const two = yield* connect(server)
-      yield* one.write("fail\n")
-      assert.strictEqual(yield* rest(one), "")
-      yield* two.write("ok\n")
-      assert.strictEqual(yield* two.readLine(), "ok")
     }))
 
   it.effect("after a stream has begun closes the connection behind what was sent", () =>
@@ -595,50 +471,6 @@ describe("a sender", () => {
 })
 
 describe("a drain", () => {
-  it.effect("ends an idle connection at once", () =>
-    Effect.gen(function*() {
-      const server = yield* start(({ payload }) => Effect.succeed(payload))
-      const client = yield* connect(server)
-      yield* client.write("a\n")
-      assert.strictEqual(yield* client.readLine(), "a")
-      const { completed, idleClosed, interrupted } = yield* server.drain()
-      assert.deepStrictEqual([idleClosed, completed, interrupted], [1, 0, 0])
-      assert.strictEqual(yield* rest(client), "")
-      assert.deepStrictEqual(yield* closedAs(server), { Drained: 1 })
-    }))
-
-  it.effect("lets messages under way end, and sends their replies", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const server = yield* start(({ payload }) => Effect.as(gates.pass(payload), payload))
-      const client = yield* connect(server)
-      yield* client.write("a\nb\n")
-      yield* settle
-      const draining = yield* forkSettled(server.drain({ grace: "20 seconds" }))
-      yield* gates.open("b")
-      assert.isUndefined(draining.pollUnsafe())
-      yield* gates.open("a")
-      yield* Fiber.join(draining)
-      assert.strictEqual(yield* rest(client), "a\nb\n")
-    }))
-
-  it.effect("lets messages that wait for the strategy run", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const server = yield* startWith(Framing.lines(), Dispatch.serial())(({ payload }) =>
-        Effect.as(gates.pass(payload), payload)
-      )
-      const client = yield* connect(server)
-      yield* client.write("a\nb\nc\n")
-      yield* settle
-      const draining = yield* forkSettled(server.drain({ grace: "20 seconds" }))
-      yield* gates.open("a")
-      yield* gates.open("b")
-      yield* gates.open("c")
-      yield* Fiber.join(draining)
-      assert.strictEqual(yield* rest(client), "a\nb\nc\n")
-    }))
-
   it.effect("waits for the rest of a message until `grace`", () =>
     Effect.gen(function*() {
       const format: Framing.Format<string> = {
@@ -712,16 +544,6 @@ describe("a drain", () => {
       yield* settle
       assert.strictEqual(yield* server.status, "stopped")
     }))
-
-  it.effect("completes `draining`", () =>
-    Effect.gen(function*() {
-      const server = yield* start(({ draining }) => Effect.as(draining, "drained"))
-      const client = yield* connect(server)
-      yield* client.write("a\n")
-      yield* settle
-      yield* server.drain({ grace: "20 seconds" })
-      assert.strictEqual(yield* rest(client), "drained\n")
-    }))
 })
 
 describe("a connection of messages", () => {
@@ -740,27 +562,6 @@ describe("a connection of messages", () => {
       assert.deepStrictEqual(yield* closedAs(server), {})
       yield* TestClock.adjust("6 seconds")
       assert.deepStrictEqual(yield* closedAs(server), { IdleTimeout: 1 })
-    }))
-
-  it.effect("that is lost lets its handlers end, and gives back all that they had", () =>
-    Effect.gen(function*() {
-      const gates = gate()
-      const ended: Array<string> = []
-      const server = yield* startWith(Framing.lines(), Dispatch.serial())(({ payload }) =>
-        Effect.as(Effect.ensuring(gates.pass(payload), Effect.sync(() => ended.push(payload))), payload)
-      )
-      const client = yield* connect(server)
-      yield* client.write("a\nb\n")
-      yield* settle
-      yield* client.reset
-      yield* settle
-      assert.strictEqual((yield* server.stats).open, 1)
-      yield* gates.open("a")
-      yield* gates.open("b")
-      yield* settle
-      assert.deepStrictEqual(ended, ["a", "b"])
-      const { closed, inFlight, open, queued } = yield* server.stats
-      assert.deepStrictEqual([open, inFlight, queued, closed], [0, 0, 0, { PeerReset: 1 }])
     }))
 
   it.effect("that is lost interrupts its handlers with `interruptOnDisconnect`", () =>
@@ -845,25 +646,6 @@ describe("packets", () => {
       return received.map(({ payload }) => text(payload))
     })
 
-  it.effect("are messages, one each, whatever their handler is written for", () =>
-    Effect.gen(function*() {
-      const server = yield* startPackets(Framing.lines())(({ payload }) =>
-        payload === "none"
-          ? Effect.void
-          : payload === "two"
-          ? Effect.succeed(Stream.make("1", "2"))
-          : Effect.succeed(payload.toUpperCase())
-      )
-      assert.deepStrictEqual(yield* exchange(server, ["a\n", "b", "none", "two\r\n", "\n"], 5), [
-        "A\n",
-        "B\n",
-        "1\n",
-        "2\n",
-        "\n"
-      ])
-      assert.deepStrictEqual(yield* closedAs(server), { Completed: 5 })
-    }))
-
   it.effect("are messages as they are with `Framing.whole`, empty ones too", () =>
     Effect.gen(function*() {
       const server = yield* startPackets(Framing.whole())(({ payload }) => Effect.succeed(payload))
@@ -886,15 +668,6 @@ describe("packets", () => {
         yield* exchange(answering, ["1:a", "x"], 2),
         ["10:Incomplete,", "9:Malformed,"].map((it) => it)
       )
-    }))
-
-  it.effect("whose handler fails are answered for by `onError`", () =>
-    Effect.gen(function*() {
-      const server = yield* startPackets(Framing.lines())(() => Effect.fail("no"), {
-        onError: (_, { payload }, reason) => Effect.succeed(`${payload} ${reason._tag}`)
-      })
-      assert.deepStrictEqual(yield* exchange(server, ["a"], 1), ["a HandlerFailed\n"])
-      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
     }))
 })
 
@@ -987,23 +760,5 @@ describe("the values of a stream", () => {
       yield* server.resume
       yield* settle
       assert.deepStrictEqual(seen, [1, 2])
-    }))
-})
-
-describe("nothing is left", () => {
-  it.effect("of a server whose scope closes while messages are under way and wait", () =>
-    Effect.gen(function*() {
-      let interrupted = 0
-      const exit = yield* Effect.exit(Effect.scoped(Effect.gen(function*() {
-        const server = yield* startWith(Framing.lines(), Dispatch.fiberPerRequest({ maxInFlight: 2 }))(
-          () => Effect.onInterrupt(Effect.never, () => Effect.sync(() => interrupted++)),
-          { shutdown: { grace: 0 } }
-        )
-        const client = yield* connect(server)
-        yield* client.write("a\nb\nc\nd\n")
-        yield* settle
-      })))
-      assert.isTrue(Exit.isSuccess(exit))
-      assert.strictEqual(interrupted, 2)
     }))
 })

@@ -1,9 +1,11 @@
 /** A server of messages: of connections, each a conversation; of packets; or of the values of a stream. */
 import type * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { SocketAddress } from "effect/net/NetAddress"
 import { unixPathAddress } from "effect/net/NetAddress"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CloseReason from "../CloseReason.ts"
 import type { Datagram } from "../Datagram.ts"
@@ -113,7 +115,10 @@ class Packets {
     if (this.options.onError !== undefined) this.messages.set(datagram, message)
     const handled = this.handler(message)
     if (Exit.isExit(handled)) return Exit.isSuccess(handled) ? this.answer(message, handled.value) : handled
-    return Effect.flatMap(handled, (value) => this.answer(message, value))
+    return Effect.flatMap(handled, (value) =>
+      typeof value === "object" && Stream.isStream(value)
+        ? Effect.andThen(this.answer(message, value), finalizing)
+        : Effect.andThen(finalizing, this.answer(message, value)))
   }
 
   private decode({ payload, truncated }: Datagram): unknown {
@@ -165,6 +170,12 @@ class Packets {
     )
   }
 }
+
+/** The finalizers of a packet's handler, if it has any: not when its packet is done, but before the reply leaves. */
+const finalizing: Effect.Effect<void> = Effect.withFiber((fiber) => {
+  const scope = Context.getOrUndefined(fiber.context, Scope.Scope) as Scope.Closeable | undefined
+  return scope === undefined || scope.state._tag === "Empty" ? Effect.void : Scope.close(scope, Exit.void)
+})
 
 class PacketMessage implements Message<any, any>, Sender<any>, Remotable {
   private readonly datagram: Datagram

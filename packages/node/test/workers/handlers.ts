@@ -197,36 +197,8 @@ export const obeyPacket = Handler.portable(
 export const obeyMessage = Handler.portable(
   import.meta.url,
   "obeyMessage",
-  ({ payload, reply, sender }: Message<string, string>) =>
-    Effect.gen(function*() {
-      switch (payload) {
-        case "fail":
-          return yield* Effect.fail(new Oops({ detail: "message" }))
-        case "exit":
-          return process.exit(1)
-        case "compute":
-          return computeForEver()
-        case "nothing":
-          return undefined
-        case "stream":
-          return Stream.make("one", "two")
-        case "early":
-          yield* reply("early")
-          return "late"
-        case "push":
-          yield* sender.annotate("pushed", true)
-          yield* sender.send("pushed")
-          return `${sender.id}`
-        case "slow":
-          return yield* Effect.as(Effect.sleep("50 millis"), "slow")
-        case "quit":
-          return yield* Effect.as(sender.close, "bye")
-        case "throw":
-          return "two\nlines"
-        default:
-          return payload.toUpperCase()
-      }
-    })
+  ({ payload }: Message<string, string>) =>
+    payload === "compute" ? Effect.sync(computeForEver) : Effect.succeed(payload.toUpperCase())
 )
 
 export const tracedMessage = Handler.portable(
