@@ -17,6 +17,11 @@ import type { DatagramError } from "./DatagramError.ts"
  * It outlives the message: keep it to send more later, without being asked. All messages of a connection have the same one, so
  * it can be a key in a `Map`, a `Set` or a `WeakMap`. Each packet has one of its own.
  *
+ * **Gotchas**
+ *
+ * In a worker each message has one of its own, too, and it works while that message's handler runs. Kept for longer, its `send`
+ * fails, its `close` does nothing, and its `closed` completes.
+ *
  * @category models
  * @since 0.1.0
  */

@@ -1,7 +1,7 @@
 /** The dashboard: its routes by an HTTP client, and its page in a real Chromium. */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import { afterAll, assert, beforeAll, describe, it } from "@effect/vitest"
-import { Admission, Dispatch, Metrics, Server } from "@socketserver/core"
+import { Admission, Dispatch, Framing, Metrics, Server, Transport } from "@socketserver/core"
 import { type Control, NodeTransport } from "@socketserver/node"
 import * as Dashboard from "@socketserver/node/Dashboard"
 import { Context, Deferred, Duration, Effect, Layer, Logger, Redacted, References } from "effect"
@@ -438,5 +438,105 @@ describe("Dashboard, its page in Chromium", () => {
       yield* Effect.promise(() => page.reload())
       yield* awaitText("#status", "ready")
       assert.strictEqual(complaints.length, 1)
+    }))
+
+  it.live("fits a narrow window: nothing but the table is wider, and what can be clicked is in sight", () =>
+    Effect.gen(function*() {
+      const { port, server } = yield* start({ measured: true })
+      const { awaitText, complaints, page } = yield* open(port)
+      const ada = yield* join(server, "ada has a name that is longer than a narrow window is wide")
+      const row = page.locator("#connections tr", { hasText: ada.peer })
+      yield* Effect.promise(() => row.waitFor())
+      for (const [width, columns] of [[1_280, 3], [768, 2], [320, 1]] as const) {
+        yield* Effect.promise(() => page.setViewportSize({ width, height: 640 }))
+        const seen = yield* Effect.promise(() =>
+          page.evaluate(() => {
+            const plots = Array.from(document.querySelectorAll("#plots > *"))
+            const plot = document.querySelector("canvas")!
+            return {
+              wide: document.documentElement.scrollWidth,
+              columns: new Set(plots.map((plot) => plot.getBoundingClientRect().left)).size,
+              drawn: Math.abs(plot.width - plot.clientWidth) < 1,
+              outside: Array.from(document.querySelectorAll("button:not([hidden])"), (button) => ({
+                name: button.textContent,
+                right: button.getBoundingClientRect().right
+              })).filter(({ name, right }) => right > innerWidth && !/bytes|age/.test(name))
+            }
+          })
+        )
+        assert.deepStrictEqual(seen, { wide: width, columns, drawn: true, outside: [] })
+      }
+      yield* Effect.promise(() => row.getByRole("button", { name: "Kill" }).click())
+      yield* ada.ended
+      yield* awaitText("#notice", "was closed")
+      const notice = yield* Effect.promise(() => page.locator("#notice").boundingBox())
+      assert.isAtLeast(notice!.width, 250)
+      assert.isBelow(notice!.height, 30)
+      assert.deepStrictEqual(complaints, [])
+    }))
+
+  it.live("switches between servers: shows and operates the one that is chosen", () =>
+    Effect.gen(function*() {
+      const context = yield* Layer.build(upper("upper"))
+      const messages = yield* Layer.build(
+        NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
+          Transport.framed(Framing.lines()),
+          Dispatch.fiberPerRequest(),
+          Server.serveMessage(
+            ({ payload, sender }) => Effect.as(sender.annotate("user", payload), payload),
+            { name: "messages" }
+          ),
+          Layer.provide(Metrics.layer())
+        )
+      )
+      const [one, two] = [Context.get(context, Server.Server), Context.get(messages, Server.Server)]
+      const port = yield* serve(Dashboard.routes({ one, two }, { token: Redacted.make(token) }))
+      const ada = yield* join(one, "ada")
+      const grace = yield* join(two, "grace")
+      const { awaitText, complaints, page } = yield* open(port)
+      const click = (name: string) => Effect.promise(() => page.getByRole("button", { name, exact: true }).click())
+      const row = (user: string) => page.locator("#connections tr", { hasText: `user=${user}` })
+      const chosen = Effect.promise(() => page.locator("#servers [aria-pressed=true]").allTextContents())
+      yield* Effect.promise(() => row("ada").waitFor())
+      assert.deepStrictEqual(yield* chosen, ["one"])
+      assert.strictEqual(yield* Effect.promise(() => page.title()), "one: ready")
+      assert.strictEqual(yield* Effect.promise(() => row("grace").count()), 0)
+
+      // The question was about the other one.
+      yield* click("Drain")
+      yield* awaitText("#drain", "Really drain?")
+      yield* click("two")
+      yield* Effect.promise(() => row("grace").waitFor())
+      yield* click("Drain")
+      yield* awaitText("#drain", "Really drain?")
+      assert.deepStrictEqual([yield* one.status, yield* two.status], ["ready", "ready"])
+      assert.deepStrictEqual(yield* chosen, ["two"])
+      assert.strictEqual(yield* Effect.promise(() => page.title()), "two: ready")
+      assert.strictEqual(yield* Effect.promise(() => row("ada").count()), 0)
+      yield* awaitText("#facts", portOf(two).toString())
+
+      // Its requests are its messages: none of its connections has ended.
+      const talking = setInterval(() => grace.socket.write("grace\ngrace\n"), 20)
+      const requestsDone = Effect.promise(() =>
+        page.waitForFunction(() =>
+          Array.from(document.querySelectorAll(".now > div")).some((one) =>
+            /^ *[1-9].*requests done/.test(one.textContent!)
+          )
+        )
+      )
+      yield* Effect.ensuring(requestsDone, Effect.sync(() => clearInterval(talking)))
+
+      yield* Effect.promise(() => row("grace").getByRole("button", { name: "Kill" }).click())
+      yield* grace.ended
+      yield* awaitText("#notice", "was closed")
+      yield* click("Suspend")
+      yield* awaitText("#status", "suspended")
+      yield* click("one")
+      yield* Effect.promise(() => row("ada").waitFor())
+      yield* awaitText("#status", "ready")
+      assert.strictEqual(yield* Effect.promise(() => page.locator("#notice").textContent()), "")
+      assert.deepStrictEqual([yield* one.status, yield* two.status], ["ready", "suspended"])
+      assert.isFalse(ada.socket.destroyed)
+      assert.deepStrictEqual(complaints, [])
     }))
 })

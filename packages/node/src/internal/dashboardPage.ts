@@ -46,7 +46,11 @@ button.bad { color: var(--bad); }
 #notice { flex: 1; min-width: 0; margin: 0; color: var(--quiet); text-align: right; }
 #plots { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 12px; margin-bottom: 16px; }
 @media (max-width: 900px) { #plots { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
-@media (max-width: 600px) { #plots { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 600px) {
+  #plots { grid-template-columns: minmax(0, 1fr); }
+  #acts { margin-left: auto; }
+  #notice { flex-basis: 100%; order: 1; text-align: left; }
+}
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 11px 14px 12px; }
 .now { display: flex; gap: 18px; height: 27px; align-items: baseline; white-space: nowrap; }
 .now b { font-size: 18px; font-weight: 600; }
@@ -67,7 +71,9 @@ th button { border: 0; padding: 0; background: none; color: inherit; font: inher
 th[aria-sort] button { color: var(--one); }
 td.n, th.n { text-align: right; }
 td.notes { width: 100%; max-width: 0; overflow: hidden; text-overflow: ellipsis; color: var(--quiet); }
-td:last-child, th:last-child { padding-right: 0; text-align: right; }
+th.notes { min-width: 150px; }
+/* Kill stays in sight where the table is wider than the window. */
+td:last-child, th:last-child { padding-right: 0; text-align: right; position: sticky; right: 0; background: var(--card); }
 td button { padding: 1px 9px; font-size: 12.5px; }
 .quiet { color: var(--quiet); }
 form { max-width: 380px; margin: 16vh auto 0; display: grid; gap: 10px; }
@@ -163,7 +169,9 @@ const remember = (at, server) => {
   const last = points[points.length - 1];
   const point = {
     at, pid: server.pid, latency, accepted: stats.accepted, open: stats.open, inFlight: stats.inFlight,
-    queued: stats.queued, done: sum(stats.closed, ["Refused", "HandshakeFailed"]),
+    queued: stats.queued,
+    // A connection can have many requests: the histogram knows, if there is one.
+    done: latency ? latency.count : sum(stats.closed, ["Refused", "HandshakeFailed"]),
     bytesRead: stats.bytesRead, bytesWritten: stats.bytesWritten
   };
   const passed = last && (at - last.at) / 1000;
@@ -400,7 +408,15 @@ const show = () => {
   if (server.connections) showConnections(server.connections);
 };
 
-const forget = () => { for (const { element } of rows.values()) element.remove(); rows.clear(); };
+/** What was said and asked of another server. */
+const forget = () => {
+  for (const { element } of rows.values()) element.remove();
+  rows.clear();
+  setText($("count"), "Connections");
+  $("empty").hidden = true;
+  notice("");
+  ask2("Drain");
+};
 const notice = (text) => setText($("notice"), text);
 
 // ---- asking and telling
@@ -557,7 +573,7 @@ export const page = `<!doctype html>
               <th class="n"><button data-by="age" data-name="age"></button></th>
               <th class="n" colspan="2"><button data-by="bytes" data-name="bytes in, out"></button></th>
               <th>state</th>
-              <th>annotations</th>
+              <th class="notes">annotations</th>
               <th></th>
             </tr>
           </thead>
