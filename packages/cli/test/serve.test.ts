@@ -419,11 +419,14 @@ describe("serve, with a framing", () => {
               Effect.succeed(Stream.make("${word} " + payload + "\\n")))\n`
             )
           write("one", ";")
-          const args = ["--tcp", "0", "--watch", "--dispatch", dispatch]
+          const args = ["--tcp", "0", "--udp", "0", "--watch", "--dispatch", dispatch]
           const server = yield* serve("serve", module, ...args)
           const client = yield* connect(server.at["tcp"]!)
           yield* client.send("a;")
           assert.strictEqual(yield* client.out.line, "one a")
+          const packets = yield* start("socat", ["-", `UDP:${server.at["udp"]}`])
+          yield* packets.send("a;")
+          assert.strictEqual(yield* packets.out.line, "one a")
           // The beginning of a message belongs to the framing that reads the rest of it.
           yield* client.send("b")
           write("two", "!")
@@ -432,7 +435,9 @@ describe("serve, with a framing", () => {
           // What ends a reply comes before the next one.
           assert.strictEqual(yield* client.out.line, ";two b")
           assert.strictEqual(yield* client.out.line, "!two c")
-          writeFileSync(module, "export default () => {}")
+          yield* packets.send("b!")
+          assert.strictEqual(yield* packets.out.line, ";two b")
+          writeFileSync(module, "export default () => {}\nexport const datagram = () => {}")
           yield* server.errors.lineWith(/not loaded.*cannot take each other's place|not loaded.*is a plain function/)
           yield* client.send("d!")
           assert.strictEqual(yield* client.out.line, "!two d")
