@@ -61,6 +61,7 @@ describe("@socketserver/core", () => {
         "delimiter",
         "encode",
         "fixed",
+        "isFraming",
         "lengthPrefixed",
         "lines",
         "ndjson",
