@@ -506,6 +506,13 @@ const bounded = <A>(decoder: Decoder<A>, max: number, name: string): Decoder<A> 
     read: (input) => {
       const before = input.length
       const message = decoder.read(input)
+      if (input.length < 0) {
+        // An input that holds nothing is that of others, too.
+        input.skip(input.length)
+        throw new Error(
+          `framing "${name}": its decoder has taken more bytes than there are; it must look at \`length\` first`
+        )
+      }
       if (message === undefined) {
         taken += before - input.length
         return taken + input.length > max ? errors.tooLong(max) : undefined

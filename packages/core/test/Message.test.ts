@@ -5,6 +5,7 @@ import {
   Dispatch,
   type FrameError,
   Framing,
+  Logging,
   MemoryTransport,
   type Message,
   Server,
@@ -212,6 +213,27 @@ describe("replies", () => {
       assert.strictEqual(yield* Fiber.join(replies), `${three}first\n${three}stream 1\nstream 2\n${three}`)
     }))
 
+  it.effect("that come before their turn all have it, also behind the end of their handler", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const late: Array<Fiber.Fiber<void, unknown>> = []
+      const server = yield* start(({ payload, reply }) =>
+        Effect.gen(function*() {
+          if (payload === "first") return yield* Effect.as(pass(payload), "1")
+          if (payload === "both") return yield* Effect.all([reply("a"), reply("b")], { concurrency: 2, discard: true })
+          late.push(yield* Effect.forkDetach(reply("late"), { startImmediately: true }))
+        })
+      )
+      const client = yield* connect(server)
+      yield* client.write("first\nboth\nlate\n")
+      yield* settle
+      yield* open("first")
+      assert.strictEqual((yield* server.stats).inFlight, 0)
+      assert.isDefined(late[0]!.pollUnsafe())
+      yield* client.end
+      assert.strictEqual(yield* rest(client), "1\na\nb\nlate\n")
+    }))
+
   it.effect("of a stream are sent as they come, and wait for a peer that does not read", () =>
     Effect.gen(function*() {
       let sent = 0
@@ -382,11 +404,32 @@ describe("a strategy", () => {
       yield* one.write("a\n")
       assert.strictEqual(yield* rest(one), "")
       assert.deepStrictEqual((yield* dropping.stats).refused, { dispatch: 1 })
-      const dying = yield* of(Effect.die("no"))
-      const two = yield* connect(dying)
-      yield* two.write("a\n")
-      assert.strictEqual(yield* rest(two), "")
-      assert.deepStrictEqual(yield* closedAs(dying), { HandlerFailed: 1 })
+      const throws = Effect.suspend((): Effect.Effect<void> => {
+        throw new Error("no")
+      })
+      for (const failing of [Effect.die("no"), throws]) {
+        const dying = yield* of(failing)
+        const two = yield* connect(dying)
+        yield* two.write("a\n")
+        assert.strictEqual(yield* rest(two), "")
+        assert.deepStrictEqual(yield* closedAs(dying), { HandlerFailed: 1 })
+      }
+    }))
+
+  it.effect("that throws ends the connection, too", () =>
+    Effect.gen(function*() {
+      const throws = Dispatch.custom({
+        name: "throws",
+        make: Effect.succeed(() => {
+          throw new Error("no")
+        })
+      })
+      const server = yield* startWith(Framing.lines(), throws)(() => Effect.void, { onError: () => Effect.void })
+      const client = yield* connect(server)
+      yield* client.write("a\n")
+      assert.strictEqual(yield* rest(client), "")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+      assert.strictEqual((yield* server.stats).queued, 0)
     }))
 })
 
@@ -428,6 +471,39 @@ describe("a handler that fails", () => {
       yield* client.end
       assert.strictEqual(yield* rest(client), "fail: HandlerFailed\nok\ndie: HandlerFailed\n")
       assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
+    }))
+
+  it.effect("is told, where what `onError` replies is none", () =>
+    Effect.gen(function*() {
+      const problems: Array<string> = []
+      const log = Logging.layer({
+        log: (event) => Effect.sync(() => event._tag === "Problem" && problems.push(`${event.level}: ${event.message}`))
+      })
+      const server = yield* start(() => Effect.fail("no"), { onError: () => Effect.succeed("two\nlines") }).pipe(
+        Effect.provide(log)
+      )
+      const client = yield* connect(server)
+      yield* client.write("a\n")
+      assert.strictEqual(yield* rest(client), "")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+      assert.deepStrictEqual(problems, ["Error: encoding the reply of a hook failed for a message"])
+    }))
+
+  it.effect("waits for the replies to the messages before, with `order: \"unordered\"`, too", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const server = yield* start(
+        ({ payload }) => payload === "fail" ? Effect.fail("no") : Effect.as(pass(payload), payload),
+        { order: "unordered", onError: () => Effect.void }
+      )
+      const client = yield* connect(server)
+      yield* client.write("slow\nslower\nfail\n")
+      yield* settle
+      yield* open("slower")
+      assert.strictEqual(yield* client.readLine(), "slower")
+      yield* open("slow")
+      assert.strictEqual(yield* rest(client), "slow\n")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
     }))
 
   it.effect("by throwing is no other", () =>
@@ -517,6 +593,51 @@ describe("what is no frame", () => {
         "{\"sum\":3}\n{\"error\":\"what?\"}\n{\"error\":\"what?\"}\n{\"sum\":0}\n"
       )
       assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
+    }))
+
+  it.effect("but breaks its decoder ends the connection alone, behind the replies before", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const framing = Framing.custom<string, string>({
+        name: "letters",
+        decoder: () => ({
+          read: (input) => {
+            if (input.length === 0) return undefined
+            const letter = input.takeText(1)
+            if (letter === "!") throw new Error("no letter")
+            return letter
+          }
+        }),
+        encode: (reply) => reply
+      })
+      const server = yield* startWith(framing)(({ payload }) => Effect.as(pass(payload), payload.toUpperCase()))
+      const client = yield* connect(server)
+      yield* client.write("a!")
+      yield* settle
+      yield* open("a")
+      assert.strictEqual(yield* rest(client), "A")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+    }))
+
+  it.effect("of which a decoder takes more than there is ends the connection alone", () =>
+    Effect.gen(function*() {
+      const framing = Framing.custom<string, string>({
+        name: "greedy",
+        decoder: () => ({
+          read: (input) => {
+            input.skip(4)
+            return undefined
+          }
+        }),
+        encode: (reply) => reply
+      })
+      const server = yield* startWith(framing)(() => Effect.void)
+      yield* connect(server)
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+      const other = yield* start(({ payload }) => Effect.succeed(payload))
+      const client = yield* connect(other)
+      yield* client.write("as it was\n")
+      assert.strictEqual(yield* client.readLine(), "as it was")
     }))
 
   it.effect("because the input ended in the middle is InvalidFrame, too", () =>
@@ -790,6 +911,12 @@ describe("a connection of messages", () => {
       assert.deepStrictEqual(yield* closedAs(server), { Killed: 1 })
     }))
 
+  it.effect("is one of at least one", () =>
+    Effect.gen(function*() {
+      const { reason } = yield* Effect.flip(start(() => Effect.void, { maxConnections: 0 }))
+      assert.strictEqual(reason._tag === "InvalidOption" && reason.option, "maxConnections")
+    }))
+
   it.effect("of `maxConnections` waits for another to end", () =>
     Effect.gen(function*() {
       const server = yield* start(({ payload }) => Effect.succeed(payload), { maxConnections: 1 })
@@ -886,6 +1013,24 @@ describe("packets", () => {
         yield* exchange(answering, ["1:a", "x"], 2),
         ["10:Incomplete,", "9:Malformed,"].map((it) => it)
       )
+    }))
+
+  it.effect("have a sender that is gone when their handler has ended, and not before", () =>
+    Effect.gen(function*() {
+      const waiting: Array<Fiber.Fiber<void>> = []
+      const { open, pass } = gate()
+      const server = yield* startPackets(Framing.lines())(({ payload, sender }) =>
+        Effect.gen(function*() {
+          waiting.push(yield* Effect.forkDetach(sender.closed, { startImmediately: true }))
+          yield* pass(payload)
+        })
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      yield* client.send(server.address, "a")
+      yield* settle
+      assert.isUndefined(waiting[0]!.pollUnsafe())
+      yield* open("a")
+      assert.isDefined(waiting[0]!.pollUnsafe())
     }))
 
   it.effect("whose handler fails are answered for by `onError`", () =>

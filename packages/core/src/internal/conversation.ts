@@ -182,11 +182,15 @@ class Conversation implements Sender<any> {
     const all = Effect.matchCauseEffect(Effect.forever(next, { disableYield: true }), {
       // The peer may have finished, or be gone: what is under way goes on, as any handler would.
       onSuccess: () => Effect.void,
-      onFailure: (cause) =>
-        Effect.flatMap(this.stopped ? Effect.void : this.untilRoom(() => this.pending.size === 0), () => {
+      onFailure: (cause) => {
+        // A decoder that throws leaves `process` in the middle.
+        this.processing = false
+        const isCut = this.stopped || this.connection.stalled
+        return Effect.flatMap(isCut ? Effect.void : this.untilRoom(() => this.pending.size === 0), () => {
           this.flush()
           return Effect.failCause(cause)
         })
+      }
     })
     return Effect.onExit(all, () => this.interruptAll)
   }
@@ -340,7 +344,9 @@ class Conversation implements Sender<any> {
     this.link(message)
     this.waiting = message
     this.server.queued++
-    const fiber = message.turn = Effect.runForkWith(this.server.context)(this.server.config.strategy.run(message))
+    const fiber = message.turn = Effect.runForkWith(this.server.context)(
+      Effect.suspend(() => this.server.config.strategy.run(message))
+    )
     fiber.addObserver((exit) => {
       if (this.waiting !== message) return
       this.leaveQueue(message)
@@ -542,6 +548,7 @@ class Conversation implements Sender<any> {
         frame = this.protocol.encode(reply)
       } catch (defect) {
         if (!message.isFailing) return this.onFailure(message, Cause.die(defect))
+        this.entry.hookFailed("encoding the reply of a hook", Cause.die(defect), "a message")
         message.ending ??= this.entry.handlerFailed(Cause.die(defect))
       }
     }
@@ -577,8 +584,9 @@ class Conversation implements Sender<any> {
     return this.protocol.options.order === "unordered"
   }
 
+  /** One that ends the conversation waits for those before it, in any order. */
   private isItsTurn(message: MessageImpl): boolean {
-    if (this.pending.size === 0 || (this.isUnordered && !message.isFarewell)) return true
+    if (this.pending.size === 0 || (this.isUnordered && message.ending === undefined)) return true
     const [first] = this.pending
     return first === message
   }
@@ -597,10 +605,8 @@ class Conversation implements Sender<any> {
     if (!message.isLinked) return
     pending.delete(message)
     for (const next of pending) {
-      if (!next.isDone) {
-        next.onTurn?.()
-        break
-      }
+      next.itsTurn?.openUnsafe()
+      if (!next.isDone) break
       if (next.held !== undefined) this.gather(next.held)
       pending.delete(next)
       if (next.ending !== undefined) this.stop(next.ending)
@@ -639,10 +645,8 @@ class Conversation implements Sender<any> {
     return Effect.suspend(() => {
       const frames = replies.map((reply) => this.protocol.encode(reply))
       if (message.isDone || this.isItsTurn(message)) return this.sendNow(frames)
-      const turn = Effect.callback<void>((resume) => {
-        message.onTurn = () => resume(Effect.void)
-      })
-      return Effect.flatMap(turn, () => this.sendNow(frames))
+      message.itsTurn ??= Latch.makeUnsafe(false)
+      return Effect.flatMap(message.itsTurn.await, () => this.sendNow(frames))
     })
   }
 
@@ -725,11 +729,7 @@ class Conversation implements Sender<any> {
 
   /** At its place behind all that has been asked for. */
   get close(): Effect.Effect<void> {
-    return Effect.sync(() => {
-      const farewell = new MessageImpl(this, 0, undefined)
-      farewell.isFarewell = true
-      this.end(farewell, CloseReason.Completed)
-    })
+    return Effect.sync(() => this.end(new MessageImpl(this, 0, undefined), CloseReason.Completed))
   }
 
   get annotate(): Connection["annotate"] {
@@ -778,15 +778,14 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   declare isFailing: boolean | undefined
   declare isDone: boolean | undefined
   declare isLinked: boolean | undefined
-  /** Is it none, but the end of the conversation behind all others? */
-  declare isFarewell: boolean | undefined
   /** Does the conversation end with it? */
   declare ending: CloseReason.CloseReason | undefined
   /** The reply, while those before it are not answered. */
   declare held: Frame | undefined
   /** Where the handler runs in a worker: how to end that. */
   declare killWorker: (() => void) | undefined
-  declare onTurn: (() => void) | undefined
+  /** What replies wait for that come before their turn. */
+  declare itsTurn: Latch.Latch | undefined
   declare onEnd: (() => void) | undefined
 
   constructor(sender: Conversation, id: number, payload: unknown) {
@@ -800,7 +799,7 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   }
 
   get draining(): Effect.Effect<void> {
-    return this.sender.server.draining.await
+    return this.sender.entry.draining.await
   }
 
   get reply(): Message<any, any>["reply"] {
