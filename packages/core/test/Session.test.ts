@@ -165,8 +165,12 @@ describe("a server of sessions", () => {
       yield* busy.send(server.address, "more")
       yield* settle
       const drain = yield* forkSettled(server.drain())
+      yield* busy.send(server.address, "too late")
+      yield* settle
       yield* gate.open
       const { completed, idleClosed } = yield* Fiber.join(drain)
+      const { bytesRead, dropped } = yield* server.stats
+      assert.deepStrictEqual({ bytesRead, dropped }, { bytesRead: 9, dropped: 1 })
       assert.deepStrictEqual({ completed, idleClosed }, { completed: 1, idleClosed: 1 })
       assert.strictEqual(text((yield* busy.receive).payload), "wait 1")
       assert.strictEqual(text((yield* busy.receive).payload), "more 2")

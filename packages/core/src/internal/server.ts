@@ -36,7 +36,7 @@ import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
 import { both, Measured, type ObservedRequest, type Observer, Traced } from "./observed.ts"
-import { checkDuration } from "./options.ts"
+import { checkDeadline, checkDuration } from "./options.ts"
 import { Publisher } from "./publisher.ts"
 import { Registry } from "./registry.ts"
 
@@ -110,11 +110,11 @@ export const run = Effect.fnUntraced(function*(
 ) {
   const { idleTimeout = Infinity, readTimeout = Infinity, requestTimeout = Infinity } = options
   const patience = {
-    idle: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout)),
-    read: Duration.toMillis(yield* checkDuration("readTimeout", readTimeout)),
-    write: Duration.toMillis(yield* checkDuration("writeTimeout", options.writeTimeout ?? defaultWriteTimeout))
+    idle: yield* checkDeadline("idleTimeout", idleTimeout),
+    read: yield* checkDeadline("readTimeout", readTimeout),
+    write: yield* checkDeadline("writeTimeout", options.writeTimeout ?? defaultWriteTimeout)
   }
-  const requestMillis = Duration.toMillis(yield* checkDuration("requestTimeout", requestTimeout))
+  const requestMillis = yield* checkDeadline("requestTimeout", requestTimeout)
   const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
@@ -146,8 +146,7 @@ export const run = Effect.fnUntraced(function*(
     const observer = yield* Context.get(ambient, reference)?.(server) ?? Effect.undefined
     if (observer !== undefined) server.observers.push(observer)
   }
-  yield* Effect.addFinalizer(() => server.drain(shutdown))
-  yield* server.bind("start")
+  yield* Effect.acquireRelease(server.bind("start"), () => server.drain(shutdown), { interruptible: true })
   for (const { bound } of server.observers) bound?.()
   // A step may have no room from the start.
   yield* Effect.orDie(server.adjustListening)
@@ -157,7 +156,9 @@ export const run = Effect.fnUntraced(function*(
 const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
   const least = Duration.toMillis(yield* checkDuration("maxAge.after", after))
   const more = jitter === undefined ? least / 10 : Duration.toMillis(yield* checkDuration("maxAge.jitter", jitter))
-  return { least, most: least + more }
+  const most = least + more
+  // One that is not reached.
+  return most === Infinity ? undefined : { least, most }
 })
 
 /** How many clients may wait to be accepted, as Node and most systems have it. */
@@ -208,7 +209,7 @@ export interface Waiting {
   readonly length: number
   readonly dropped: number
   readonly truncated: number
-  /** The strategy has room. */
+  /** The strategy has room, or may have. */
   readonly onRoom: (server: ServerImpl) => void
   /** Drops all, and says how many. */
   readonly clear: () => number
@@ -447,6 +448,7 @@ export class ServerImpl {
       }, entry.observed)
     }
     entry.observed?.closed(reason)
+    this.config.transport.waiting?.onRoom(this)
     this.checkConditions()
   }
 

@@ -1,6 +1,5 @@
 /** A server of sessions: packets go to the mailbox of their peer's session, and the first of a peer begins one. */
 import type * as Cause from "effect/Cause"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Queue from "effect/Queue"
@@ -13,7 +12,7 @@ import type { Session } from "../Session.ts"
 import { formatAddress } from "./connection.ts"
 import { arrivals } from "./datagramServer.ts"
 import { dispatching } from "./dispatching.ts"
-import { checkDuration, checkInteger } from "./options.ts"
+import { checkDeadline, checkInteger } from "./options.ts"
 import { type Link, PacketEntry } from "./packetEntry.ts"
 import { run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
 
@@ -29,7 +28,7 @@ export const makeSessions = Effect.fnUntraced(function*(
     maxSessions,
     mailboxSize: mailbox.max ?? 64,
     dropOldest: mailbox.overflow === "dropOldest",
-    idleMillis: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout))
+    idleMillis: yield* checkDeadline("idleTimeout", idleTimeout)
   })
   const server = yield* run(
     tag,
@@ -108,14 +107,16 @@ class SessionEntry extends PacketEntry implements Session {
 
   offer({ payload }: Packet): void {
     this.lastActivity = this.server.now()
-    if (Queue.sizeUnsafe(this.mailbox) >= this.table.limits.mailboxSize) {
+    const { dropOldest, mailboxSize } = this.table.limits
+    const isFull = Queue.sizeUnsafe(this.mailbox) >= mailboxSize
+    if (isFull && dropOldest) Queue.takeUnsafe(this.mailbox)
+    // A mailbox that a drain has closed takes no more, either.
+    const isTaken = (!isFull || dropOldest) && Queue.offerUnsafe(this.mailbox, payload)
+    if (isTaken) this.bytesRead += payload.length
+    if (isFull || !isTaken) {
       this.lost++
       this.table.dropped++
-      if (!this.table.limits.dropOldest) return
-      Queue.takeUnsafe(this.mailbox)
     }
-    this.bytesRead += payload.length
-    Queue.offerUnsafe(this.mailbox, payload)
   }
 
   // ---- for the handler
