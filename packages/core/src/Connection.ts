@@ -117,7 +117,8 @@ export interface Connection {
   readonly readLine: (options?: ReadOptions) => Effect.Effect<string, ConnectionError | Cause.Done>
   /**
    * Reads exactly `length` bytes. Input that ends before the first is `Cause.Done`, later it is `UnexpectedEnd`; a `length`
-   * above `maxLength` is `LimitExceeded` before anything is read, so a length from the peer can be passed as it is.
+   * above `maxLength` is `LimitExceeded` before anything is read, so a length from the peer can be passed as it is, if it is an
+   * integer of 0 or more: another is a defect.
    */
   readonly readExactly: (
     length: number,
@@ -181,7 +182,10 @@ export interface Connection {
    */
   readonly upgradeTls: (goAhead?: Uint8Array | string) => Effect.Effect<void, ConnectionError | TlsUnavailable>
 
-  /** Completes when the server begins to drain; never before. For handlers that wait for other things than reads. */
+  /**
+   * Completes when the server begins to drain, or the connection has reached its `maxAge`; never before. For handlers that wait for
+   * other things than reads.
+   */
   readonly draining: Effect.Effect<void>
   /**
    * Runs `effect` as work in progress: until it ends, a drain does not take a waiting read for idleness. For handlers that

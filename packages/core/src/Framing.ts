@@ -645,8 +645,8 @@ export const schema = <
  * import { Schema } from "effect"
  *
  * export const sums = Framing.ndjson({
- *   request: Schema.Struct({ add: Schema.Array(Schema.Number) }),
- *   reply: Schema.Union([Schema.Struct({ sum: Schema.Number }), Schema.Struct({ error: Schema.String })])
+ *   request: Schema.Struct({ add: Schema.Array(Schema.Finite) }),
+ *   reply: Schema.Union([Schema.Struct({ sum: Schema.Finite }), Schema.Struct({ error: Schema.String })])
  * })
  * ```
  *
