@@ -444,7 +444,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         const joined = join(chunks)
         // All are handed over before the first wait: no other fiber's write can come between them.
         const left = joined === undefined
-          ? chunks.map((chunk) => this.writeNow(chunk)).at(-1)
+          ? chunks.map((chunk) => this.writeNow(chunk)).findLast((left) => left !== undefined)
           : this.writeNow(joined)
         return left ?? done(fiber)
       })

@@ -48,7 +48,7 @@ export abstract class Entry implements Request, Registered, Ticket {
   private killedByDrain = false
   /** Where the handler runs in a worker: how to end that. */
   protected killWorker: (() => void) | undefined
-  private finished = false
+  finished = false
   /** By whoever follows it. */
   observed: Observed | undefined
   /** What admission steps want to be told. */

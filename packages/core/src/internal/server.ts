@@ -270,6 +270,8 @@ export class ServerImpl {
   /** Effects that wait for something to become true of the open entries. */
   private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
   private drained: Deferred.Deferred<DrainReport> | undefined
+  /** How many of the open entries have asked for the drain: what they wait for must not be each other. */
+  private waitingForDrain = 0
   private drainStart = 0
   private readonly limits = new Map<string, Limit>()
   private readonly counts: Counts = { idleClosed: 0, completed: 0, interrupted: 0, killed: 0, refused: 0 }
@@ -334,7 +336,8 @@ export class ServerImpl {
   gateOf(step: Check): Gate {
     return {
       setSaturated: (isSaturated) => {
-        if (isSaturated === this.saturatedBy.has(step)) return
+        // A limit may outlive a server that has it, and its last event.
+        if (this.state === "stopped" || isSaturated === this.saturatedBy.has(step)) return
         if (isSaturated) this.saturatedBy.add(step)
         else this.saturatedBy.delete(step)
         this.publish({ _tag: isSaturated ? "Saturated" : "Relieved", policy: step.policy })
@@ -429,6 +432,7 @@ export class ServerImpl {
   /** An entry has come to its end: it counts, and whoever waits for that is told. */
   remove(entry: Entry, reason: CloseReason.CloseReason): void {
     this.entries.delete(entry)
+    if (entry.waitsForDrain) this.waitingForDrain--
     this.closed[reason._tag] = (this.closed[reason._tag] ?? 0) + 1
     if (reason._tag === "Refused") this.refused[reason.policy] = (this.refused[reason.policy] ?? 0) + 1
     this.closedBytesRead += entry.bytesRead
@@ -511,16 +515,13 @@ export class ServerImpl {
         )
       }
       const caller = fiber.getRef(CurrentEntry)
-      if (caller === undefined || caller.server !== this) return Deferred.await(this.drained)
+      // What a handler has left behind is none of it.
+      if (caller === undefined || caller.server !== this || caller.finished) return Deferred.await(this.drained)
+      if (!caller.waitsForDrain) this.waitingForDrain++
       caller.waitsForDrain = true
       this.checkConditions()
-      return Effect.map(this.until(() => this.onlyCallersLeft()), () => this.report())
+      return Effect.map(this.until(() => this.open === this.waitingForDrain), () => this.report())
     })
-  }
-
-  private onlyCallersLeft(): boolean {
-    for (const entry of this.entries.values()) if (!entry.waitsForDrain) return false
-    return true
   }
 
   private report(): DrainReport {
