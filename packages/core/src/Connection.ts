@@ -178,7 +178,8 @@ export interface Connection {
    *
    * **Gotchas**
    *
-   * Do not `write` the go-ahead before: the client's answer to it could then be among what is discarded.
+   * Do not `write` the go-ahead before: the client's answer to it could then be among what is discarded. And let no other fiber
+   * write until the handshake has ended: it would be lost.
    */
   readonly upgradeTls: (goAhead?: Uint8Array | string) => Effect.Effect<void, ConnectionError | TlsUnavailable>
 

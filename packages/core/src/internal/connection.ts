@@ -800,11 +800,17 @@ const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string |
   return joinBytes(chunks)
 }
 
-/** An address for people: `127.0.0.1:7`, `[::1]:7`, `unix:///run/x.sock`, `unix (unnamed)`. */
-export const formatAddress = (address: NetAddress.SocketAddress): string =>
-  NetAddress.isUnixPathAddress(address) && address.path === ""
-    ? "unix (unnamed)"
-    : NetAddress.formatSocketAddress(address)
+/**
+ * An address for people: `127.0.0.1:7`, `[::1]:7`, `/run/x.sock`, `unix (unnamed)`. Clients choose the paths of their sockets: one
+ * with a line end in it is no line of its own in a log. Different addresses stay different.
+ */
+export const formatAddress = (address: NetAddress.SocketAddress): string => {
+  if (!NetAddress.isUnixPathAddress(address)) return NetAddress.formatSocketAddress(address)
+  return address.path === "" ? "unix (unnamed)" : address.path.replaceAll(/[\\\p{Cc}]/gu, escapeCharacter)
+}
+
+const escapeCharacter = (character: string): string =>
+  character === "\\" ? "\\\\" : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`
 
 /** Closes a client for which there is no server any more. */
 export const discard = (wire: Wire): void => {

@@ -159,7 +159,6 @@ class Conversation implements Sender<any> {
   /** Does its peer not take what was written? */
   private pressing = false
   private onRoom: (() => void) | undefined
-  private whenClosed: Latch.Latch | undefined
 
   constructor(entry: MessageEntry, protocol: Protocol) {
     this.entry = entry
@@ -718,13 +717,7 @@ class Conversation implements Sender<any> {
   }
 
   get closed(): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      if (this.whenClosed === undefined) {
-        const latch = this.whenClosed = Latch.makeUnsafe(false)
-        this.entry.whenReleased(() => void latch.openUnsafe())
-      }
-      return this.whenClosed.await
-    })
+    return this.entry.gone
   }
 
   /** At its place behind all that has been asked for. */

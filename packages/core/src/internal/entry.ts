@@ -9,6 +9,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
 import type { Refusal, Ticket, Verdict } from "../Admission.ts"
@@ -53,6 +54,8 @@ export abstract class Entry implements Request, Registered, Ticket {
   observed: Observed | undefined
   /** What admission steps want to be told. */
   private releases: Array<() => void> | undefined
+  // Not set before it is needed, which it seldom is.
+  declare private goneLatch: Latch.Latch | undefined
   private opened: number | undefined
   private handlingSince: number | undefined
   private timer: Timer | undefined
@@ -221,7 +224,13 @@ export abstract class Entry implements Request, Registered, Ticket {
 
   /** Completes when nothing is left of it. */
   get gone(): Effect.Effect<void> {
-    return Effect.callback((resume) => this.whenReleased(() => resume(Effect.void)))
+    return Effect.suspend(() => {
+      if (this.goneLatch === undefined) {
+        const latch = this.goneLatch = Latch.makeUnsafe(false)
+        this.whenReleased(() => void latch.openUnsafe())
+      }
+      return this.goneLatch.await
+    })
   }
 
   /** Reads it, and says whether that succeeded. Only connections have one. */
