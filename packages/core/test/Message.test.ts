@@ -390,6 +390,32 @@ describe("a strategy", () => {
       assert.deepStrictEqual((yield* server.stats).refused, { odd: 1 })
     }))
 
+  it.effect("that refuses a message too late does nothing to it", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const custom = Dispatch.custom({
+        name: "late",
+        make: Effect.sync(() => {
+          let latest: Dispatch.Request | undefined
+          return (request) =>
+            Effect.suspend(() => {
+              const refusal = latest?.refuse("late") ?? Effect.void
+              latest = request
+              return Effect.andThen(refusal, request.handle)
+            })
+        })
+      })
+      const server = yield* startWith(Framing.lines(), custom)(({ payload }) => Effect.as(pass(payload), payload))
+      const client = yield* connect(server)
+      yield* client.write("a\nb\n")
+      yield* settle
+      yield* open("a")
+      yield* open("b")
+      yield* client.end
+      assert.strictEqual(yield* rest(client), "a\nb\n")
+      assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
+    }))
+
   it.effect("that drops a message, or fails, ends its connection", () =>
     Effect.gen(function*() {
       const of = (effect: Effect.Effect<void>) =>

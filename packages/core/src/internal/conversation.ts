@@ -819,6 +819,7 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   get refuse(): Request["refuse"] {
     return (policy) =>
       Effect.withFiber((fiber) => {
+        if (this.begun) return Effect.void
         this.refusedBy = policy
         if (this.turn !== undefined && this.turn !== fiber) this.turn.interruptUnsafe()
         return Effect.void
