@@ -558,9 +558,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     )
   }
 
-  /** A handshake has ended the connection. */
+  /** A handshake has ended the connection: its handler, which has asked for that, hears of it there. */
   private lose(cause: unknown): void {
-    this.onError({ _tag: "Failed", cause })
+    this.lost ??= { _tag: "Failed", cause }
     this.onClose()
   }
 
