@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Dispatch, Logging, MemoryTransport, Server, type ServerEvent, Transport } from "@socketserver/core"
 import { Context, Effect, Fiber, Layer } from "effect"
 import { NetAddress } from "effect/net"
-import { Socket, SocketServer } from "effect/socket"
+import { type Socket, SocketServer } from "effect/socket"
 import { TestClock } from "effect/testing"
 import { settle } from "./utils.ts"
 
