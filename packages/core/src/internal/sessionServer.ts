@@ -89,6 +89,7 @@ class SessionEntry extends PacketEntry implements Session {
   private lastActivity: number
   private timedOut = false
   private drained = false
+  private ended = false
   private lost = 0
   bytesRead = 0
 
@@ -109,14 +110,24 @@ class SessionEntry extends PacketEntry implements Session {
     this.lastActivity = this.server.now()
     const { dropOldest, mailboxSize } = this.table.limits
     const isFull = Queue.sizeUnsafe(this.mailbox) >= mailboxSize
-    if (isFull && dropOldest) Queue.takeUnsafe(this.mailbox)
-    // A mailbox that a drain has closed takes no more, either.
-    const isTaken = (!isFull || dropOldest) && Queue.offerUnsafe(this.mailbox, payload)
-    if (isTaken) this.bytesRead += payload.length
-    if (isFull || !isTaken) {
-      this.lost++
-      this.table.dropped++
+    if (this.ended || (isFull && !dropOldest)) return this.lose()
+    if (isFull) {
+      Queue.takeUnsafe(this.mailbox)
+      this.lose()
     }
+    this.bytesRead += payload.length
+    Queue.offerUnsafe(this.mailbox, payload)
+  }
+
+  private lose(): void {
+    this.lost++
+    this.table.dropped++
+  }
+
+  /** Takes no more packets; what waits can still be received. */
+  private end(): void {
+    this.ended = true
+    Queue.endUnsafe(this.mailbox)
   }
 
   // ---- for the handler
@@ -173,7 +184,7 @@ class SessionEntry extends PacketEntry implements Session {
     if (left > 0) return left
     this.timedOut = true
     this.forget()
-    Queue.endUnsafe(this.mailbox)
+    this.end()
     return Infinity
   }
 
@@ -184,13 +195,12 @@ class SessionEntry extends PacketEntry implements Session {
 
   startDrain(): void {
     this.drained = Queue.sizeUnsafe(this.mailbox) === 0
-    // What waits can still be received before the end.
-    Queue.endUnsafe(this.mailbox)
+    this.end()
   }
 
   protected closeSubject(): void {
     this.forget()
-    Queue.endUnsafe(this.mailbox)
+    this.end()
   }
 
   protected destroySubject(): void {
