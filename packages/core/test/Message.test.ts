@@ -136,6 +136,22 @@ describe("a message", () => {
       assert.strictEqual((yield* server.stats).inFlight, 0)
     }))
 
+  it.effect("leaves nothing in its Scope that comes there late, behind its connection's end", () =>
+    Effect.gen(function*() {
+      let released = 0
+      const late = Effect.delay(Effect.addFinalizer(() => Effect.sync(() => released++)), "1 second")
+      const server = yield* start(({ payload }) => Effect.as(Effect.forkDetach(late), payload))
+      const client = yield* connect(server)
+      yield* client.write("a\nb\n")
+      yield* TestClock.adjust("500 millis")
+      yield* client.write("c\n")
+      yield* TestClock.adjust("500 millis")
+      yield* client.end
+      assert.strictEqual(yield* rest(client), "a\nb\nc\n")
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(released, 3)
+    }))
+
   it.effect("ends the fibers that its handler has forked", () =>
     Effect.gen(function*() {
       let interrupted = 0

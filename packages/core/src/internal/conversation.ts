@@ -453,8 +453,8 @@ class Conversation implements Sender<any> {
     const { room } = message
     if (room === undefined) return then(exit)
     message.room = undefined
-    if (room.scope.state._tag === "Empty") {
-      this.spare ??= room
+    if (this.spare === undefined && room.scope.state._tag === "Empty") {
+      this.spare = room
       return then(exit)
     }
     const finalizers = Scope.closeUnsafe(room.scope, exit)
@@ -628,13 +628,21 @@ class Conversation implements Sender<any> {
     return Effect.suspend(() => {
       this.flush()
       this.closing = this.stopped = true
-      if (this.pending.size === 0) return Effect.void
+      if (this.pending.size === 0) return this.leaveSpare
       // The one that waits first: it must not get a place that another one leaves.
-      return Effect.forEach([...this.pending].toReversed(), (message) => message.interruptWith, {
+      const all = Effect.forEach([...this.pending].toReversed(), (message) => message.interruptWith, {
         concurrency: "unbounded",
         discard: true
       })
+      return Effect.flatMap(all, () => this.leaveSpare)
     })
+  }
+
+  /** What a handler has left behind may have come to a finalizer since. */
+  private get leaveSpare(): Effect.Effect<void> {
+    const { spare } = this
+    this.spare = undefined
+    return Effect.asVoid((spare && Scope.closeUnsafe(spare.scope, Exit.void)) ?? Effect.void)
   }
 
   // ---- sending
