@@ -770,6 +770,21 @@ describe("a drain", () => {
       assert.deepStrictEqual(yield* closedAs(server), { Drained: 1 })
     }))
 
+  it.effect("ends a connection at once that is idle again, whatever its replies had to wait for", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const server = yield* start(({ payload }) =>
+        payload === "first" ? Effect.as(pass(payload), payload) : Effect.succeed(Stream.make(payload, payload))
+      )
+      const client = yield* connect(server)
+      yield* client.write("first\nsecond\nthird\n")
+      yield* settle
+      yield* open("first")
+      for (let i = 0; i < 5; i++) yield* client.readLine()
+      const { idleClosed } = yield* server.drain({ grace: "1 minute" })
+      assert.strictEqual(idleClosed, 1)
+    }))
+
   it.effect("lets messages under way end, and sends their replies", () =>
     Effect.gen(function*() {
       const gates = gate()

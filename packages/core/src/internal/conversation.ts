@@ -137,6 +137,8 @@ class Conversation implements Sender<any> {
   private readonly decoder: Decoder<unknown>
   /** In the order of arrival: what is not answered yet, and what is but has to wait for those before it. */
   private readonly pending = new Set<MessageImpl>()
+  /** Is a message under way? */
+  isBusy = false
   /** Has the strategy no place for the latest message yet? */
   private waiting: MessageImpl | undefined
   private spare: Room | undefined
@@ -594,7 +596,9 @@ class Conversation implements Sender<any> {
     if (message.isLinked) return
     message.isLinked = true
     this.pending.add(message)
-    if (this.pending.size === 1) this.connection.beginWork()
+    if (this.isBusy) return
+    this.isBusy = true
+    this.connection.beginWork()
   }
 
   /** It is answered: those behind it that are, too, may go; and the next has its turn. */
@@ -610,7 +614,9 @@ class Conversation implements Sender<any> {
       pending.delete(next)
       if (next.ending !== undefined) this.stop(next.ending)
     }
-    if (pending.size === 0) {
+    // Whoever had its turn may have come to its end here, and done this already.
+    if (pending.size === 0 && this.isBusy) {
+      this.isBusy = false
       this.connection.endWork()
       this.connection.touch()
     }
@@ -735,11 +741,6 @@ class Conversation implements Sender<any> {
 
   get annotate(): Connection["annotate"] {
     return this.connection.annotate
-  }
-
-  /** Is a message under way? */
-  get isBusy(): boolean {
-    return this.pending.size > 0
   }
 
   own(error: object): void {
