@@ -568,7 +568,8 @@ export const deny = <A extends IpNetworkInput>(networks: Live<ReadonlyArray<A>>)
  * **Details**
  *
  * `false` closes the connection with `CloseReason` `Refused("verify")`. An effect that fails or dies refuses too, and its
- * cause goes to the server's `onError`. The check may read from and write to the connection; what it reads is consumed.
+ * cause goes to the server's `onError`. The check may read from and write to the connection; what it reads is consumed. That its
+ * client is gone, or sends too much, is no failure of the server's: without an `onError`, it is logged at `Debug`.
  *
  * **Example** (Serving local clients only)
  *

@@ -117,7 +117,8 @@ export interface Connection {
   readonly readLine: (options?: ReadOptions) => Effect.Effect<string, ConnectionError | Cause.Done>
   /**
    * Reads exactly `length` bytes. Input that ends before the first is `Cause.Done`, later it is `UnexpectedEnd`; a `length`
-   * above `maxLength` is `LimitExceeded` before anything is read, so a length from the peer can be passed as it is.
+   * above `maxLength` is `LimitExceeded` before anything is read, so a length from the peer can be passed as it is, if it is an
+   * integer of 0 or more: another is a defect.
    */
   readonly readExactly: (
     length: number,
@@ -177,11 +178,15 @@ export interface Connection {
    *
    * **Gotchas**
    *
-   * Do not `write` the go-ahead before: the client's answer to it could then be among what is discarded.
+   * Do not `write` the go-ahead before: the client's answer to it could then be among what is discarded. And let no other fiber
+   * write until the handshake has ended: it would be lost.
    */
   readonly upgradeTls: (goAhead?: Uint8Array | string) => Effect.Effect<void, ConnectionError | TlsUnavailable>
 
-  /** Completes when the server begins to drain; never before. For handlers that wait for other things than reads. */
+  /**
+   * Completes when the server begins to drain, or the connection has reached its `maxAge`; never before. For handlers that wait for
+   * other things than reads.
+   */
   readonly draining: Effect.Effect<void>
   /**
    * Runs `effect` as work in progress: until it ends, a drain does not take a waiting read for idleness. For handlers that

@@ -49,7 +49,7 @@ export interface DatagramListener extends Listener {
  * @since 0.1.0
  */
 export interface ReceiveQueueOptions {
-  /** How many packets may wait. Default 1,024. */
+  /** How many packets may wait; and how many may be with steps of `Admission` that take their time. Default 1,024. */
   readonly maxPackets?: number | undefined
   /** How many bytes of payload may wait in all. Default 4 MiB. */
   readonly maxBytes?: number | undefined

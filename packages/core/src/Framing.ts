@@ -514,6 +514,13 @@ const bounded = <A>(decoder: Decoder<A>, max: number, name: string): Decoder<A> 
     read: (input) => {
       const before = input.length
       const message = decoder.read(input)
+      if (input.length < 0) {
+        // An input that holds nothing is that of others, too.
+        input.skip(input.length)
+        throw new Error(
+          `framing "${name}": its decoder has taken more bytes than there are; it must look at \`length\` first`
+        )
+      }
       if (message === undefined) {
         taken += before - input.length
         return taken + input.length > max ? errors.tooLong(max) : undefined
@@ -646,8 +653,8 @@ export const schema = <
  * import { Schema } from "effect"
  *
  * export const sums = Framing.ndjson({
- *   request: Schema.Struct({ add: Schema.Array(Schema.Number) }),
- *   reply: Schema.Union([Schema.Struct({ sum: Schema.Number }), Schema.Struct({ error: Schema.String })])
+ *   request: Schema.Struct({ add: Schema.Array(Schema.Finite) }),
+ *   reply: Schema.Union([Schema.Struct({ sum: Schema.Finite }), Schema.Struct({ error: Schema.String })])
  * })
  * ```
  *

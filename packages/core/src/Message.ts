@@ -36,7 +36,7 @@ export interface Sender<in Out> {
    * as `Connection.write` does, and fails when the connection is gone.
    */
   readonly send: (message: Out) => Effect.Effect<void, ConnectionError | DatagramError>
-  /** Completes when the connection is gone; for a packet, when its handler has ended. */
+  /** Completes when the connection is gone; for a packet or a value, when its handler has ended. */
   readonly closed: Effect.Effect<void>
   /** Closes the connection, in order; for a packet, does nothing. */
   readonly close: Effect.Effect<void>
@@ -63,6 +63,6 @@ export interface Message<out In, in Out = never> {
    * end it is `sender.send`.
    */
   readonly reply: (reply: Out) => Effect.Effect<void, ConnectionError | DatagramError>
-  /** Completes when the server begins to drain. */
+  /** Completes when the server begins to drain, or the connection has reached its `maxAge`. */
   readonly draining: Effect.Effect<void>
 }

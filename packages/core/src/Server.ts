@@ -64,7 +64,7 @@ export interface MaxAge {
 }
 
 /**
- * What a server can be told.
+ * What a server can be told. A deadline of 0 is `InvalidOption`, as nobody could keep it; `Duration.infinity` is none.
  *
  * @category options
  * @since 0.1.0
@@ -91,7 +91,7 @@ export interface ServerOptions<E = unknown, RError = never, RTimeout = never> {
    * How long a client may take nothing of the output while some waits for it: then the write fails with reason `Timeout`, and
    * the connection ends with a reset and `WriteTimeout`; that goes for the last of the output too, when the handler has ended.
    * A client that takes some, however slowly, goes on; it is seen to have stopped a quarter of this late at most. Default: 30
-   * seconds. `Duration.infinity` is no limit.
+   * seconds.
    */
   readonly writeTimeout?: Duration.Input | undefined
   /**
@@ -183,7 +183,7 @@ export interface Stats {
   readonly refused: Readonly<Record<string, number>>
   readonly bytesRead: number
   readonly bytesWritten: number
-  /** Packets that were dropped because too many waited. 0 for connections, which are refused instead. */
+  /** Packets that were dropped because too many waited, or a drain had begun. 0 for connections, which are refused instead. */
   readonly dropped: number
   /** Packets that were longer than the transport takes, and were cut. */
   readonly truncated: number

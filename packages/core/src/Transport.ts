@@ -27,6 +27,7 @@ import { Flow } from "./internal/flow.ts"
 import type { ListenError } from "./ListenError.ts"
 import { MessageTransport } from "./MessageTransport.ts"
 import * as Server from "./Server.ts"
+import { publish } from "./ServerEvent.ts"
 import { type Receiver, StreamTransport, type Wire } from "./StreamTransport.ts"
 
 /**
@@ -169,10 +170,10 @@ export const toSocketServer = <RError = never, RTimeout = never>(
   Layer.effectContext(Effect.gen(function*() {
     let current: ((socket: Socket.Socket) => Effect.Effect<unknown, unknown>) | undefined
     const running = Latch.makeUnsafe(false)
-    const server = yield* Server.makeStream(
-      (connection) => Effect.andThen(running.await, Effect.suspend(() => current!(connection.socket))),
-      options
-    )
+    const serve = (socket: Socket.Socket): Effect.Effect<unknown, unknown> =>
+      // It may have been interrupted again by then.
+      Effect.flatMap(running.await, () => current === undefined ? serve(socket) : current(socket))
+    const server = yield* Server.makeStream((connection) => serve(connection.socket), options)
     const socketServer = SocketServer.SocketServer.of({
       address: server.address,
       run: <R, E, _>(handler: (socket: Socket.Socket) => Effect.Effect<_, E, R>) =>
@@ -245,7 +246,14 @@ export const fromSocketServer = <E, R>(
                 )
               )
             })
-          yield* Effect.forkScoped(server.run(handOver), { startImmediately: true })
+          const running = Effect.catchCause(server.run(handOver), (cause) =>
+            publish({
+              _tag: "Problem",
+              level: "Error",
+              message: "the SocketServer has failed: nobody is accepted",
+              cause
+            }))
+          yield* Effect.forkScoped(running, { startImmediately: true })
           return { address: server.address }
         })
       }

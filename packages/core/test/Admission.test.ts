@@ -5,6 +5,7 @@ import {
   CloseReason,
   type Connection,
   Dispatch,
+  Logging,
   MemoryTransport,
   Server,
   type StreamTransport
@@ -262,6 +263,16 @@ describe("the limits of a server", () => {
       yield* SubscriptionRef.set(max, 7)
       yield* settle
       assert.deepStrictEqual(yield* server.limits.list, { maxConnections: 7 })
+    }))
+
+  it.effect("can be changed when their server has stopped, which does not tell of it", () =>
+    Effect.gen(function*() {
+      const told: Array<string> = []
+      const log = Logging.layer({ debug: true, log: (event) => Effect.sync(() => told.push(event._tag)) })
+      const server = yield* Effect.provide(start(Admission.maxConnections({ max: 1 }), () => Effect.void), log)
+      yield* server.drain()
+      yield* server.limits.set("maxConnections", 0)
+      assert.strictEqual(told.at(-1), "Stopped")
     }))
 
   it.effect("stay as they are when they are set to something that is none, or do not exist", () =>

@@ -211,6 +211,58 @@ describe("more packets than the handlers can take", () => {
       }))
   }
 
+  it.effect("go alone where they would not fit into the empty queue", () =>
+    Effect.gen(function*() {
+      const gate = Latch.makeUnsafe(false)
+      const served: Array<string> = []
+      const server = yield* startWith(Dispatch.serial(), { receiveQueue: { maxBytes: 10, overflow: "dropOldest" } })(
+        ({ payload }) => Effect.andThen(gate.await, Effect.sync(() => served.push(text(payload))))
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      for (const packet of ["a", "b", "c", "d", "more than all"]) yield* client.send(server.address, packet)
+      yield* settle
+      yield* gate.open
+      yield* server.awaitIdle
+      assert.deepStrictEqual([served, (yield* server.stats).dropped], [["a", "b", "c", "d"], 1])
+    }))
+
+  it.effect("wait while as many are with admission, and come in when it has decided", () =>
+    Effect.gen(function*() {
+      const served: Array<string> = []
+      const answers = new Map<string, Deferred.Deferred<boolean>>()
+      const server = yield* MemoryTransport.datagram({ receiveQueue: { maxPackets: 2 } }).pipe(
+        Admission.verifyDatagram(({ payload }) => {
+          const answer = Deferred.makeUnsafe<boolean>()
+          answers.set(text(payload), answer)
+          return Deferred.await(answer)
+        }),
+        Dispatch.fiberPerRequest(),
+        Server.serveDatagram(
+          ({ payload }) => Effect.andThen(Effect.sync(() => served.push(text(payload))), Effect.never),
+          {
+            shutdown: { grace: 0 }
+          }
+        ),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+      const decide = (packet: string, verdict: boolean) =>
+        Effect.andThen(Deferred.succeed(answers.get(packet)!, verdict), settle)
+      const client = yield* MemoryTransport.bindDatagram()
+      for (const packet of ["a", "b", "c", "d", "e"]) yield* client.send(server.address, packet)
+      yield* settle
+      const { dropped, open, queued } = yield* server.stats
+      assert.deepStrictEqual({ dropped, open, queued }, { dropped: 1, open: 2, queued: 2 })
+      // Whatever the answer is, there is room for the next; one that is served holds up nobody.
+      yield* decide("a", true)
+      assert.deepStrictEqual([...answers.keys()], ["a", "b", "c"])
+      yield* decide("b", false)
+      assert.deepStrictEqual([...answers.keys()], ["a", "b", "c", "d"])
+      yield* decide("c", true)
+      yield* decide("d", true)
+      assert.deepStrictEqual(served, ["a", "c", "d"])
+    }))
+
   it.effect("are dropped beyond the queue's number of bytes", () =>
     Effect.gen(function*() {
       const seen: Array<string> = []

@@ -303,12 +303,15 @@ describe("deadlines", () => {
   for (const option of options) {
     it.effect(`\`${option}\` is a duration, or the server does not start`, () =>
       Effect.gen(function*() {
-        const wrong = MemoryTransport.stream().pipe(
-          Dispatch.serial(),
-          Server.serveStream(() => Effect.void, { [option]: Number.NaN })
-        )
-        const { reason } = yield* Effect.flip(Layer.build(wrong))
-        assert.strictEqual(reason._tag === "InvalidOption" && reason.option, option)
+        // 0 is none that anybody could keep.
+        for (const value of [Number.NaN, -1, 0, "0 seconds"] as const) {
+          const wrong = MemoryTransport.stream().pipe(
+            Dispatch.serial(),
+            Server.serveStream(() => Effect.void, { [option]: value })
+          )
+          const { reason } = yield* Effect.flip(Layer.build(wrong))
+          assert.strictEqual(reason._tag === "InvalidOption" && reason.option, option)
+        }
       }))
   }
 

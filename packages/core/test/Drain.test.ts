@@ -1,6 +1,6 @@
 /** What a drain does to connections in every state, under a test clock. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
+import { Dispatch, MemoryTransport, Server, type ServerEvent } from "@socketserver/core"
 import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { forkSettled, joinAfter, settle, start, startSerial, startWith } from "./utils.ts"
@@ -257,6 +257,33 @@ describe("drain", () => {
       const clients = yield* Effect.replicateEffect(MemoryTransport.connect(two.address), 2)
       yield* Effect.forEach(clients, (client) => client.write("\n"))
       assert.deepStrictEqual(counts(yield* two.drain()), { ...none, completed: 2 })
+    }))
+
+  it.effect("from what a handler has left behind waits for all that is open", () =>
+    Effect.gen(function*() {
+      const draining: Array<Fiber.Fiber<ServerEvent.DrainReport>> = []
+      const server = yield* start((connection) =>
+        Effect.gen(function*() {
+          if (connection.id > 1) return yield* Effect.asVoid(connection.busy(connection.pull))
+          const { drain } = yield* Server.Server
+          draining.push(yield* Effect.forkDetach(Effect.delay(drain(), "1 second")))
+        })
+      )
+      yield* MemoryTransport.connect(server.address)
+      const other = yield* MemoryTransport.connect(server.address)
+      yield* TestClock.adjust("2 seconds")
+      assert.isUndefined(draining[0]!.pollUnsafe())
+      yield* other.write("done")
+      assert.strictEqual((yield* Fiber.join(draining[0]!)).completed, 1)
+    }))
+
+  it.effect("is the ending of a handler whose last words it does not hear of, as its client is gone", () =>
+    Effect.gen(function*() {
+      const server = yield* start((connection) => Effect.onInterrupt(Effect.never, () => connection.write("bye")))
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.reset
+      yield* server.drain({ grace: 0 })
+      assert.deepStrictEqual((yield* server.stats).closed, { Drained: 1 })
     }))
 
   it.effect("completes `connection.draining`, for handlers that wait for other things than input", () =>

@@ -2,8 +2,8 @@
  * How a request ends: the order of what happens, who closes the connection, and what the ending is called.
  */
 import { assert, describe, it } from "@effect/vitest"
-import { Admission, Dispatch, MemoryTransport, Server } from "@socketserver/core"
-import type { Connection } from "@socketserver/core"
+import { Admission, Dispatch, Logging, MemoryTransport, Server } from "@socketserver/core"
+import type { Connection, ServerEvent } from "@socketserver/core"
 import { Cause, Context, Data, Effect, Fiber, Layer, Logger, References, Stream } from "effect"
 import { NetAddress } from "effect/net"
 import { TestClock } from "effect/testing"
@@ -375,6 +375,52 @@ describe("without an `onError`", () => {
       assert.match(reset!, /^Debug connection 1 .*: PeerReset/)
       const [limit] = yield* logged((c) => c.readLine({ maxLength: 1 }), (client) => client.write("too long\n"))
       assert.match(limit!, /^Debug connection 1 .*: TransportFailed/)
+    }))
+
+  it.effect("also where an admission check reads, and whatever the client does then", () =>
+    Effect.gen(function*() {
+      const events: Array<ServerEvent.ServerEvent> = []
+      const log = Logging.layer({ debug: true, log: (event) => Effect.sync(() => events.push(event)) })
+      const clients: ReadonlyArray<Client> = [
+        (client) => client.reset,
+        (client) => client.end,
+        (client) => client.write("x".repeat(70_000)),
+        () => Effect.void
+      ]
+      const server = yield* MemoryTransport.stream().pipe(
+        Admission.verify((connection) => Effect.as(connection.readLine(), true)),
+        Dispatch.serial(),
+        Server.serveStream(() => Effect.void),
+        Layer.build,
+        Effect.map(Context.get(Server.Server)),
+        Effect.provide(log)
+      )
+      for (const act of clients) {
+        const client = yield* MemoryTransport.connect(server.address)
+        yield* settle
+        yield* act(client)
+        yield* settle
+      }
+      // One that waits still.
+      assert.strictEqual((yield* server.stats).open, 1)
+      yield* server.drain()
+      assert.deepStrictEqual((yield* server.stats).refused, { verify: 3, draining: 1 })
+      assert.deepStrictEqual(events.filter((event) => Logging.level(event) === "Error"), [])
+      assert.lengthOf(events.filter((event) => event._tag === "Failed"), 3)
+    }))
+
+  it.effect("also in a hook that hears its client go", () =>
+    Effect.gen(function*() {
+      const problems: Array<string> = []
+      const log = Logging.layer({
+        debug: true,
+        log: (event) => Effect.sync(() => event._tag === "Problem" && problems.push(event.level))
+      })
+      const server = yield* start(() => Effect.fail("no"), { onError: (_, c) => c.pull }).pipe(Effect.provide(log))
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.end
+      yield* server.awaitIdle
+      assert.deepStrictEqual(problems, ["Debug"])
     }))
 
   it.effect("an end without failure is a line at debug, and no more", () =>

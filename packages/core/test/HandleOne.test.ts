@@ -10,6 +10,14 @@ const answer: Server.StreamHandler<any, never> = (c) => Effect.flatMap(c.readLin
 const provided = Effect.provide(MemoryTransport.stream())
 
 describe("handleOne", () => {
+  it.effect("leaves no client hanging whose server does not start", () =>
+    Effect.gen(function*() {
+      const listener = yield* Server.listen
+      const client = yield* MemoryTransport.connect(listener.address)
+      yield* Effect.flip(Server.handleOne(listener, answer, { idleTimeout: -1 }))
+      assert.isTrue(Cause.isDone(yield* Effect.flip(client.pull)))
+    }).pipe(provided))
+
   it.effect("handles exactly one client and leaves the next for the next call", () =>
     Effect.gen(function*() {
       const listener = yield* Server.listen

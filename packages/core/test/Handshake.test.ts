@@ -45,6 +45,27 @@ const destroying = <A, E>(wire: StreamTransport.Wire, effect: Effect.Effect<A, E
   Effect.onExit(effect, (exit) => Effect.sync(() => exit._tag === "Failure" && wire.destroy(false)))
 
 describe("a handshake", () => {
+  it.effect("that its handler asks for, and that fails, is no client's leaving", () =>
+    Effect.gen(function*() {
+      const startTls: StreamTransport.StartTls = { timeout: Duration.seconds(10), run: () => Effect.fail("no TLS") }
+      const failed: Array<string> = []
+      const server = yield* MemoryTransport.stream().pipe(
+        handshake((wire) => Effect.sync(() => Object.assign(wire, { startTls }))),
+        Dispatch.fiberPerRequest(),
+        Server.serveStream(
+          (connection) =>
+            Effect.tapError(connection.upgradeTls(), (error) => Effect.sync(() => failed.push(error.message))),
+          { interruptOnDisconnect: "reset" }
+        ),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+      yield* MemoryTransport.connect(server.address)
+      yield* server.awaitIdle
+      assert.match(failed.join(), /the handshake failed: no TLS$/)
+      assert.deepStrictEqual((yield* server.stats).closed, { HandshakeFailed: 1 })
+    }))
+
   it.effect("comes before the handler, which goes on with the wire that it gives", () =>
     Effect.gen(function*() {
       const { connect, server } = yield* start((wire) =>

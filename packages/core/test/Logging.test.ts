@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Admission, Dispatch, Logging, MemoryTransport, Server, type ServerEvent } from "@socketserver/core"
 import { Cause, Context, Effect, Layer, Logger, Option, References, Schedule, Stream, SubscriptionRef } from "effect"
+import { NetAddress } from "effect/net"
 import { TestClock } from "effect/testing"
 import { settle, start } from "./utils.ts"
 
@@ -30,6 +31,18 @@ const built = <E, R>(layer: Layer.Layer<Server.Server, E, R>) =>
   Effect.map(Layer.build(layer), Context.get(Server.Server))
 
 describe("without anything said", () => {
+  it.effect("a client's path is part of one line, whatever is in it", () =>
+    Effect.gen(function*() {
+      const { layer, lines } = collected()
+      const server = yield* Effect.provide(start(() => Effect.fail("no")), layer)
+      for (const path of ["a\nERROR b\u001b[2J\u0000\u0085", "a\\x0a"]) {
+        yield* MemoryTransport.connect(server.address, { from: NetAddress.unixPathAddress(path) })
+        yield* server.awaitIdle
+      }
+      const peers = lines.filter(({ level }) => level === "Error").map(({ annotations }) => annotations.peer)
+      assert.deepStrictEqual(peers, ["a\\x0aERROR b\\x1b[2J\\x00\\x85", "a\\\\x0a"])
+    }))
+
   it.effect("a server's life is a line each at Info, and nothing else is", () =>
     Effect.gen(function*() {
       const { layer, lines, texts } = collected()

@@ -1,7 +1,7 @@
 /** How old connections get. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, MemoryTransport, Server } from "@socketserver/core"
-import { Deferred, Effect, Layer, Stream } from "effect"
+import { Dispatch, Framing, MemoryTransport, Server, Transport } from "@socketserver/core"
+import { Context, Deferred, Duration, Effect, Layer, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { settle, start } from "./utils.ts"
 
@@ -30,6 +30,34 @@ describe("a connection of its full age", () => {
       for (let i = 0; i < 100; i++) yield* MemoryTransport.connect(server.address)
       yield* TestClock.adjust("11 seconds")
       assert.strictEqual((yield* server.stats).open, 0)
+    }))
+
+  it.effect("does not come where that is without end", () =>
+    Effect.gen(function*() {
+      const server = yield* start((connection) => Stream.runDrain(connection.bytes), {
+        maxAge: { after: Duration.infinity },
+        requestTimeout: "1 hour"
+      })
+      yield* MemoryTransport.connect(server.address)
+      yield* TestClock.adjust("59 minutes")
+      assert.strictEqual((yield* server.stats).open, 1)
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual((yield* server.stats).closed, { RequestTimeout: 1 })
+    }))
+
+  it.effect("is told to the handlers of its messages", () =>
+    Effect.gen(function*() {
+      const server = yield* MemoryTransport.stream().pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.fiberPerRequest(),
+        Server.serveMessage(({ draining }) => Effect.as(draining, "bye"), { maxAge: { after: "1 minute", jitter: 0 } }),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("tell me\n")
+      yield* TestClock.adjust("1 minute")
+      assert.strictEqual(new TextDecoder().decode(yield* client.readAll()), "bye\n")
     }))
 
   it.effect("ends what it does before, and is told; a younger one is not", () =>

@@ -8,6 +8,7 @@ import {
   Dispatch,
   type FrameError,
   Framing,
+  Logging,
   MemoryTransport,
   type Message,
   Server,
@@ -127,6 +128,22 @@ describe("a message", () => {
       assert.strictEqual((yield* server.stats).inFlight, 0)
     }))
 
+  it.effect("leaves nothing in its Scope that comes there late, behind its connection's end", () =>
+    Effect.gen(function*() {
+      let released = 0
+      const late = Effect.delay(Effect.addFinalizer(() => Effect.sync(() => released++)), "1 second")
+      const server = yield* start(({ payload }) => Effect.as(Effect.forkDetach(late), payload))
+      const client = yield* connect(server)
+      yield* client.write("a\nb\n")
+      yield* TestClock.adjust("500 millis")
+      yield* client.write("c\n")
+      yield* TestClock.adjust("500 millis")
+      yield* client.end
+      assert.strictEqual(yield* rest(client), "a\nb\nc\n")
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(released, 3)
+    }))
+
   it.effect("ends the fibers that its handler has forked", () =>
     Effect.gen(function*() {
       let interrupted = 0
@@ -147,6 +164,27 @@ describe("a message", () => {
 })
 
 describe("replies", () => {
+  it.effect("that come before their turn all have it, also behind the end of their handler", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const late: Array<Fiber.Fiber<void, unknown>> = []
+      const server = yield* start(({ payload, reply }) =>
+        Effect.gen(function*() {
+          if (payload === "first") return yield* Effect.as(pass(payload), "1")
+          if (payload === "both") return yield* Effect.all([reply("a"), reply("b")], { concurrency: 2, discard: true })
+          late.push(yield* Effect.forkDetach(reply("late"), { startImmediately: true }))
+        })
+      )
+      const client = yield* connect(server)
+      yield* client.write("first\nboth\nlate\n")
+      yield* settle
+      yield* open("first")
+      assert.strictEqual((yield* server.stats).inFlight, 0)
+      assert.isDefined(late[0]!.pollUnsafe())
+      yield* client.end
+      assert.strictEqual(yield* rest(client), "1\na\nb\nlate\n")
+    }))
+
   it.effect("of a stream are sent as they come, and wait for a peer that does not read", () =>
     Effect.gen(function*() {
       let sent = 0
@@ -271,6 +309,32 @@ describe("a strategy", () => {
       assert.deepStrictEqual((yield* server.stats).refused, { odd: 1 })
     }))
 
+  it.effect("that refuses a message too late does nothing to it", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const custom = Dispatch.custom({
+        name: "late",
+        make: Effect.sync(() => {
+          let latest: Dispatch.Request | undefined
+          return (request) =>
+            Effect.suspend(() => {
+              const refusal = latest?.refuse("late") ?? Effect.void
+              latest = request
+              return Effect.andThen(refusal, request.handle)
+            })
+        })
+      })
+      const server = yield* startWith(Framing.lines(), custom)(({ payload }) => Effect.as(pass(payload), payload))
+      const client = yield* connect(server)
+      yield* client.write("a\nb\n")
+      yield* settle
+      yield* open("a")
+      yield* open("b")
+      yield* client.end
+      assert.strictEqual(yield* rest(client), "a\nb\n")
+      assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
+    }))
+
   it.effect("that drops a message, or fails, ends its connection", () =>
     Effect.gen(function*() {
       const of = (effect: Effect.Effect<void>) =>
@@ -285,11 +349,32 @@ describe("a strategy", () => {
       yield* one.write("a\n")
       assert.strictEqual(yield* rest(one), "")
       assert.deepStrictEqual((yield* dropping.stats).refused, { dispatch: 1 })
-      const dying = yield* of(Effect.die("no"))
-      const two = yield* connect(dying)
-      yield* two.write("a\n")
-      assert.strictEqual(yield* rest(two), "")
-      assert.deepStrictEqual(yield* closedAs(dying), { HandlerFailed: 1 })
+      const throws = Effect.suspend((): Effect.Effect<void> => {
+        throw new Error("no")
+      })
+      for (const failing of [Effect.die("no"), throws]) {
+        const dying = yield* of(failing)
+        const two = yield* connect(dying)
+        yield* two.write("a\n")
+        assert.strictEqual(yield* rest(two), "")
+        assert.deepStrictEqual(yield* closedAs(dying), { HandlerFailed: 1 })
+      }
+    }))
+
+  it.effect("that throws ends the connection, too", () =>
+    Effect.gen(function*() {
+      const throws = Dispatch.custom({
+        name: "throws",
+        make: Effect.succeed(() => {
+          throw new Error("no")
+        })
+      })
+      const server = yield* startWith(Framing.lines(), throws)(() => Effect.void, { onError: () => Effect.void })
+      const client = yield* connect(server)
+      yield* client.write("a\n")
+      assert.strictEqual(yield* rest(client), "")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+      assert.strictEqual((yield* server.stats).queued, 0)
     }))
 })
 
@@ -317,6 +402,39 @@ describe("a handler that fails", () => {
       assert.deepStrictEqual(interrupted, ["c"])
       assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
       assert.strictEqual((yield* server.stats).inFlight, 0)
+    }))
+
+  it.effect("is told, where what `onError` replies is none", () =>
+    Effect.gen(function*() {
+      const problems: Array<string> = []
+      const log = Logging.layer({
+        log: (event) => Effect.sync(() => event._tag === "Problem" && problems.push(`${event.level}: ${event.message}`))
+      })
+      const server = yield* start(() => Effect.fail("no"), { onError: () => Effect.succeed("two\nlines") }).pipe(
+        Effect.provide(log)
+      )
+      const client = yield* connect(server)
+      yield* client.write("a\n")
+      assert.strictEqual(yield* rest(client), "")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+      assert.deepStrictEqual(problems, ["Error: encoding the reply of a hook failed for a message"])
+    }))
+
+  it.effect("waits for the replies to the messages before, with `order: \"unordered\"`, too", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const server = yield* start(
+        ({ payload }) => payload === "fail" ? Effect.fail("no") : Effect.as(pass(payload), payload),
+        { order: "unordered", onError: () => Effect.void }
+      )
+      const client = yield* connect(server)
+      yield* client.write("slow\nslower\nfail\n")
+      yield* settle
+      yield* open("slower")
+      assert.strictEqual(yield* client.readLine(), "slower")
+      yield* open("slow")
+      assert.strictEqual(yield* rest(client), "slow\n")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
     }))
 
   it.effect("by throwing is no other", () =>
@@ -395,6 +513,51 @@ describe("what is no frame", () => {
       assert.deepStrictEqual(yield* closedAs(server), { Completed: 1 })
     }))
 
+  it.effect("but breaks its decoder ends the connection alone, behind the replies before", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const framing = Framing.custom<string, string>({
+        name: "letters",
+        decoder: () => ({
+          read: (input) => {
+            if (input.length === 0) return undefined
+            const letter = input.takeText(1)
+            if (letter === "!") throw new Error("no letter")
+            return letter
+          }
+        }),
+        encode: (reply) => reply
+      })
+      const server = yield* startWith(framing)(({ payload }) => Effect.as(pass(payload), payload.toUpperCase()))
+      const client = yield* connect(server)
+      yield* client.write("a!")
+      yield* settle
+      yield* open("a")
+      assert.strictEqual(yield* rest(client), "A")
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+    }))
+
+  it.effect("of which a decoder takes more than there is ends the connection alone", () =>
+    Effect.gen(function*() {
+      const framing = Framing.custom<string, string>({
+        name: "greedy",
+        decoder: () => ({
+          read: (input) => {
+            input.skip(4)
+            return undefined
+          }
+        }),
+        encode: (reply) => reply
+      })
+      const server = yield* startWith(framing)(() => Effect.void)
+      yield* connect(server)
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 1 })
+      const other = yield* start(({ payload }) => Effect.succeed(payload))
+      const client = yield* connect(other)
+      yield* client.write("as it was\n")
+      assert.strictEqual(yield* client.readLine(), "as it was")
+    }))
+
   it.effect("because the input ended in the middle is InvalidFrame, too", () =>
     Effect.gen(function*() {
       const server = yield* startWith(Framing.text(Framing.netstring()))(({ payload }) => Effect.succeed(payload))
@@ -471,6 +634,21 @@ describe("a sender", () => {
 })
 
 describe("a drain", () => {
+  it.effect("ends a connection at once that is idle again, whatever its replies had to wait for", () =>
+    Effect.gen(function*() {
+      const { open, pass } = gate()
+      const server = yield* start(({ payload }) =>
+        payload === "first" ? Effect.as(pass(payload), payload) : Effect.succeed(Stream.make(payload, payload))
+      )
+      const client = yield* connect(server)
+      yield* client.write("first\nsecond\nthird\n")
+      yield* settle
+      yield* open("first")
+      for (let i = 0; i < 5; i++) yield* client.readLine()
+      const { idleClosed } = yield* server.drain({ grace: "1 minute" })
+      assert.strictEqual(idleClosed, 1)
+    }))
+
   it.effect("waits for the rest of a message until `grace`", () =>
     Effect.gen(function*() {
       const format: Framing.Format<string> = {
@@ -591,6 +769,12 @@ describe("a connection of messages", () => {
       assert.deepStrictEqual(yield* closedAs(server), { Killed: 1 })
     }))
 
+  it.effect("is one of at least one", () =>
+    Effect.gen(function*() {
+      const { reason } = yield* Effect.flip(start(() => Effect.void, { maxConnections: 0 }))
+      assert.strictEqual(reason._tag === "InvalidOption" && reason.option, "maxConnections")
+    }))
+
   it.effect("of `maxConnections` waits for another to end", () =>
     Effect.gen(function*() {
       const server = yield* start(({ payload }) => Effect.succeed(payload), { maxConnections: 1 })
@@ -668,6 +852,24 @@ describe("packets", () => {
         yield* exchange(answering, ["1:a", "x"], 2),
         ["10:Incomplete,", "9:Malformed,"].map((it) => it)
       )
+    }))
+
+  it.effect("have a sender that is gone when their handler has ended, and not before", () =>
+    Effect.gen(function*() {
+      const waiting: Array<Fiber.Fiber<void>> = []
+      const { open, pass } = gate()
+      const server = yield* startPackets(Framing.lines())(({ payload, sender }) =>
+        Effect.gen(function*() {
+          waiting.push(yield* Effect.forkDetach(sender.closed, { startImmediately: true }))
+          yield* pass(payload)
+        })
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      yield* client.send(server.address, "a")
+      yield* settle
+      assert.isUndefined(waiting[0]!.pollUnsafe())
+      yield* open("a")
+      assert.isDefined(waiting[0]!.pollUnsafe())
     }))
 })
 

@@ -128,6 +128,23 @@ describe("a reply that never ends", () => {
     }
   }
 
+  it.effect("is interrupted with what else runs for a client that does not read, whatever that waits for", () =>
+    Effect.gen(function*() {
+      let ended = 0
+      const server = yield* start(
+        ({ payload }) =>
+          payload === "much"
+            ? Effect.succeed("x".repeat(200_000))
+            : Effect.onInterrupt(Effect.never, () => Effect.sync(() => ended++)),
+        { order: "unordered" }
+      )
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("wait\nwait\nmuch\n")
+      yield* TestClock.adjust("40 seconds")
+      const { closed, inFlight, open } = yield* server.stats
+      assert.deepStrictEqual([closed, inFlight, open, ended], [{ WriteTimeout: 1 }, 0, 0, 2])
+    }))
+
   it.effect("is interrupted at once with `interruptOnDisconnect`, while it waits for something else", () =>
     Effect.gen(function*() {
       let ended = 0

@@ -1,6 +1,6 @@
 /** The server as a scoped resource, and what can be asked of it. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, MemoryTransport, Server, StreamTransport } from "@socketserver/core"
+import { Dispatch, Logging, MemoryTransport, Server, StreamTransport } from "@socketserver/core"
 import type { ServerEvent } from "@socketserver/core"
 import { Cause, Context, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Schedule, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
@@ -68,6 +68,17 @@ describe("a server's layer", () => {
       assert.strictEqual(error.reason._tag, "AddressInUse")
       assert.match(error.message, /taken.* is already in use/)
       yield* MemoryTransport.connect(NetAddress.unixPathAddress("taken"))
+    }))
+
+  it.effect("that cannot bind tells of nothing: it has neither begun nor stopped", () =>
+    Effect.gen(function*() {
+      const name = "memory:told of nothing"
+      const serving = MemoryTransport.stream({ name }).pipe(Dispatch.serial(), Server.serveStream(() => Effect.void))
+      yield* Layer.build(serving)
+      const told: Array<string> = []
+      const log = Logging.layer({ debug: true, log: (event) => Effect.sync(() => told.push(event._tag)) })
+      yield* Effect.flip(Effect.scoped(Effect.provide(Layer.build(Layer.fresh(serving)), log)))
+      assert.deepStrictEqual(told, [])
     }))
 
   it.effect("can be built, closed and built again at the same address", () =>

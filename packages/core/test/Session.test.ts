@@ -165,11 +165,41 @@ describe("a server of sessions", () => {
       yield* busy.send(server.address, "more")
       yield* settle
       const drain = yield* forkSettled(server.drain())
+      yield* busy.send(server.address, "too late")
+      yield* settle
       yield* gate.open
       const { completed, idleClosed } = yield* Fiber.join(drain)
+      const { bytesRead, dropped } = yield* server.stats
+      assert.deepStrictEqual({ bytesRead, dropped }, { bytesRead: 9, dropped: 1 })
       assert.deepStrictEqual({ completed, idleClosed }, { completed: 1, idleClosed: 1 })
       assert.strictEqual(text((yield* busy.receive).payload), "wait 1")
       assert.strictEqual(text((yield* busy.receive).payload), "more 2")
+    }))
+
+  it.effect("loses nothing of a full mailbox to what comes during a drain", () =>
+    Effect.gen(function*() {
+      const gate = Latch.makeUnsafe(false)
+      const got: Array<string> = []
+      const server = yield* start(
+        (session) =>
+          Effect.forever(Effect.andThen(session.receive, (payload) =>
+            Effect.andThen(
+              gate.await,
+              Effect.sync(() => got.push(text(payload)))
+            ))),
+        { mailbox: { max: 2, overflow: "dropOldest" } }
+      )
+      const client = yield* MemoryTransport.bindDatagram()
+      for (const packet of ["a", "b", "c"]) {
+        yield* client.send(server.address, packet)
+      }
+      yield* settle
+      const drain = yield* forkSettled(server.drain())
+      yield* client.send(server.address, "too late")
+      yield* settle
+      yield* gate.open
+      yield* Fiber.join(drain)
+      assert.deepStrictEqual([got, (yield* server.stats).dropped], [["a", "b", "c"], 1])
     }))
 
   it.effect("asks admission steps about the packet that would begin a session", () =>

@@ -109,6 +109,17 @@ describe("answers to requests that are already there", () => {
 })
 
 describe("writeAll", () => {
+  it.effect("waits for the peer, also where the last chunk is empty", () =>
+    Effect.gen(function*() {
+      const server = yield* start((c) => c.writeAll([new Uint8Array(100_000), new Uint8Array(0)]))
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* settle
+      assert.strictEqual((yield* server.stats).inFlight, 1)
+      yield* client.readExactly(100_000, { maxLength: 100_000 })
+      yield* settle
+      assert.strictEqual((yield* server.stats).inFlight, 0)
+    }))
+
   it.effect("is one write, that no other fiber's comes between, however large", () =>
     Effect.gen(function*() {
       const chunks = Array.from({ length: 6 }, () => new Uint8Array(40_000).fill(1))

@@ -444,7 +444,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
         const joined = join(chunks)
         // All are handed over before the first wait: no other fiber's write can come between them.
         const left = joined === undefined
-          ? chunks.map((chunk) => this.writeNow(chunk)).at(-1)
+          ? chunks.map((chunk) => this.writeNow(chunk)).findLast((left) => left !== undefined)
           : this.writeNow(joined)
         return left ?? done(fiber)
       })
@@ -558,9 +558,9 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     )
   }
 
-  /** A handshake has ended the connection. */
+  /** A handshake has ended the connection: its handler, which has asked for that, hears of it there. */
   private lose(cause: unknown): void {
-    this.onError({ _tag: "Failed", cause })
+    this.lost ??= { _tag: "Failed", cause }
     this.onClose()
   }
 
@@ -800,11 +800,17 @@ const join = (chunks: ReadonlyArray<Uint8Array | string>): Uint8Array | string |
   return joinBytes(chunks)
 }
 
-/** An address for people: `127.0.0.1:7`, `[::1]:7`, `unix:///run/x.sock`, `unix (unnamed)`. */
-export const formatAddress = (address: NetAddress.SocketAddress): string =>
-  NetAddress.isUnixPathAddress(address) && address.path === ""
-    ? "unix (unnamed)"
-    : NetAddress.formatSocketAddress(address)
+/**
+ * An address for people: `127.0.0.1:7`, `[::1]:7`, `/run/x.sock`, `unix (unnamed)`. Clients choose the paths of their sockets: one
+ * with a line end in it is no line of its own in a log. Different addresses stay different.
+ */
+export const formatAddress = (address: NetAddress.SocketAddress): string => {
+  if (!NetAddress.isUnixPathAddress(address)) return NetAddress.formatSocketAddress(address)
+  return address.path === "" ? "unix (unnamed)" : address.path.replaceAll(/[\\\p{Cc}]/gu, escapeCharacter)
+}
+
+const escapeCharacter = (character: string): string =>
+  character === "\\" ? "\\\\" : `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`
 
 /** Closes a client for which there is no server any more. */
 export const discard = (wire: Wire): void => {

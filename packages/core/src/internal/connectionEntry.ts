@@ -175,8 +175,9 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     const { drained, lost, overrun, stalled } = this.subject
     let error: ConnectionError | Socket.SocketError | undefined
     if (Exit.isFailure(exit) && !this.isEnd(exit.cause)) {
-      if (Cause.hasInterruptsOnly(exit.cause) && this.interruptedByDrain) return CloseReason.Drained
       error = this.ownErrorOf(exit.cause)
+      const isInterrupted = error === undefined ? Cause.hasInterruptsOnly(exit.cause) : Cause.hasInterrupts(exit.cause)
+      if (isInterrupted && this.interruptedByDrain) return CloseReason.Drained
       if (error === undefined) return this.handlerFailed(exit.cause)
     }
     if (error !== undefined && isHandshake(error)) return CloseReason.HandshakeFailed(error.reason)
@@ -198,10 +199,14 @@ export class ConnectionEntry extends Entry implements Owner, Remotable {
     return this.ownErrorOf(cause) !== undefined
   }
 
-  /** The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. */
+  /**
+   * The failure of this very connection that the cause consists of, if it does: nothing that the handler did wrong. What an
+   * interrupted handler had to say yet may have failed so, too.
+   */
   private ownErrorOf(cause: Cause.Cause<unknown>): ConnectionError | Socket.SocketError | undefined {
     let found: ConnectionError | Socket.SocketError | undefined
     for (const reason of cause.reasons) {
+      if (Cause.isInterruptReason(reason)) continue
       if (!Cause.isFailReason(reason) || !this.subject.owns(reason.error)) return undefined
       found = reason.error as ConnectionError | Socket.SocketError
     }

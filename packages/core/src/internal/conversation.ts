@@ -137,6 +137,8 @@ class Conversation implements Sender<any> {
   private readonly decoder: Decoder<unknown>
   /** In the order of arrival: what is not answered yet, and what is but has to wait for those before it. */
   private readonly pending = new Set<MessageImpl>()
+  /** Is a message under way? */
+  isBusy = false
   /** Has the strategy no place for the latest message yet? */
   private waiting: MessageImpl | undefined
   private spare: Room | undefined
@@ -159,7 +161,6 @@ class Conversation implements Sender<any> {
   /** Does its peer not take what was written? */
   private pressing = false
   private onRoom: (() => void) | undefined
-  private whenClosed: Latch.Latch | undefined
 
   constructor(entry: MessageEntry, protocol: Protocol) {
     this.entry = entry
@@ -182,11 +183,15 @@ class Conversation implements Sender<any> {
     const all = Effect.matchCauseEffect(Effect.forever(next, { disableYield: true }), {
       // The peer may have finished, or be gone: what is under way goes on, as any handler would.
       onSuccess: () => Effect.void,
-      onFailure: (cause) =>
-        Effect.flatMap(this.stopped ? Effect.void : this.untilRoom(() => this.pending.size === 0), () => {
+      onFailure: (cause) => {
+        // A decoder that throws leaves `process` in the middle.
+        this.processing = false
+        const isCut = this.stopped || this.connection.stalled
+        return Effect.flatMap(isCut ? Effect.void : this.untilRoom(() => this.pending.size === 0), () => {
           this.flush()
           return Effect.failCause(cause)
         })
+      }
     })
     return Effect.onExit(all, () => this.interruptAll)
   }
@@ -340,7 +345,9 @@ class Conversation implements Sender<any> {
     this.link(message)
     this.waiting = message
     this.server.queued++
-    const fiber = message.turn = Effect.runForkWith(this.server.context)(this.server.config.strategy.run(message))
+    const fiber = message.turn = Effect.runForkWith(this.server.context)(
+      Effect.suspend(() => this.server.config.strategy.run(message))
+    )
     fiber.addObserver((exit) => {
       if (this.waiting !== message) return
       this.leaveQueue(message)
@@ -448,8 +455,8 @@ class Conversation implements Sender<any> {
     const { room } = message
     if (room === undefined) return then(exit)
     message.room = undefined
-    if (room.scope.state._tag === "Empty") {
-      this.spare ??= room
+    if (this.spare === undefined && room.scope.state._tag === "Empty") {
+      this.spare = room
       return then(exit)
     }
     const finalizers = Scope.closeUnsafe(room.scope, exit)
@@ -542,6 +549,7 @@ class Conversation implements Sender<any> {
         frame = this.protocol.encode(reply)
       } catch (defect) {
         if (!message.isFailing) return this.onFailure(message, Cause.die(defect))
+        this.entry.hookFailed("encoding the reply of a hook", Cause.die(defect), "a message")
         message.ending ??= this.entry.handlerFailed(Cause.die(defect))
       }
     }
@@ -577,8 +585,9 @@ class Conversation implements Sender<any> {
     return this.protocol.options.order === "unordered"
   }
 
+  /** One that ends the conversation waits for those before it, in any order. */
   private isItsTurn(message: MessageImpl): boolean {
-    if (this.pending.size === 0 || (this.isUnordered && !message.isFarewell)) return true
+    if (this.pending.size === 0 || (this.isUnordered && message.ending === undefined)) return true
     const [first] = this.pending
     return first === message
   }
@@ -587,7 +596,9 @@ class Conversation implements Sender<any> {
     if (message.isLinked) return
     message.isLinked = true
     this.pending.add(message)
-    if (this.pending.size === 1) this.connection.beginWork()
+    if (this.isBusy) return
+    this.isBusy = true
+    this.connection.beginWork()
   }
 
   /** It is answered: those behind it that are, too, may go; and the next has its turn. */
@@ -597,15 +608,15 @@ class Conversation implements Sender<any> {
     if (!message.isLinked) return
     pending.delete(message)
     for (const next of pending) {
-      if (!next.isDone) {
-        next.onTurn?.()
-        break
-      }
+      next.itsTurn?.openUnsafe()
+      if (!next.isDone) break
       if (next.held !== undefined) this.gather(next.held)
       pending.delete(next)
       if (next.ending !== undefined) this.stop(next.ending)
     }
-    if (pending.size === 0) {
+    // Whoever had its turn may have come to its end here, and done this already.
+    if (pending.size === 0 && this.isBusy) {
+      this.isBusy = false
       this.connection.endWork()
       this.connection.touch()
     }
@@ -623,13 +634,21 @@ class Conversation implements Sender<any> {
     return Effect.suspend(() => {
       this.flush()
       this.closing = this.stopped = true
-      if (this.pending.size === 0) return Effect.void
+      if (this.pending.size === 0) return this.leaveSpare
       // The one that waits first: it must not get a place that another one leaves.
-      return Effect.forEach([...this.pending].toReversed(), (message) => message.interruptWith, {
+      const all = Effect.forEach([...this.pending].toReversed(), (message) => message.interruptWith, {
         concurrency: "unbounded",
         discard: true
       })
+      return Effect.flatMap(all, () => this.leaveSpare)
     })
+  }
+
+  /** What a handler has left behind may have come to a finalizer since. */
+  private get leaveSpare(): Effect.Effect<void> {
+    const { spare } = this
+    this.spare = undefined
+    return Effect.asVoid((spare && Scope.closeUnsafe(spare.scope, Exit.void)) ?? Effect.void)
   }
 
   // ---- sending
@@ -639,10 +658,8 @@ class Conversation implements Sender<any> {
     return Effect.suspend(() => {
       const frames = replies.map((reply) => this.protocol.encode(reply))
       if (message.isDone || this.isItsTurn(message)) return this.sendNow(frames)
-      const turn = Effect.callback<void>((resume) => {
-        message.onTurn = () => resume(Effect.void)
-      })
-      return Effect.flatMap(turn, () => this.sendNow(frames))
+      message.itsTurn ??= Latch.makeUnsafe(false)
+      return Effect.flatMap(message.itsTurn.await, () => this.sendNow(frames))
     })
   }
 
@@ -714,31 +731,16 @@ class Conversation implements Sender<any> {
   }
 
   get closed(): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      if (this.whenClosed === undefined) {
-        const latch = this.whenClosed = Latch.makeUnsafe(false)
-        this.entry.whenReleased(() => void latch.openUnsafe())
-      }
-      return this.whenClosed.await
-    })
+    return this.entry.gone
   }
 
   /** At its place behind all that has been asked for. */
   get close(): Effect.Effect<void> {
-    return Effect.sync(() => {
-      const farewell = new MessageImpl(this, 0, undefined)
-      farewell.isFarewell = true
-      this.end(farewell, CloseReason.Completed)
-    })
+    return Effect.sync(() => this.end(new MessageImpl(this, 0, undefined), CloseReason.Completed))
   }
 
   get annotate(): Connection["annotate"] {
     return this.connection.annotate
-  }
-
-  /** Is a message under way? */
-  get isBusy(): boolean {
-    return this.pending.size > 0
   }
 
   own(error: object): void {
@@ -778,15 +780,14 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   declare isFailing: boolean | undefined
   declare isDone: boolean | undefined
   declare isLinked: boolean | undefined
-  /** Is it none, but the end of the conversation behind all others? */
-  declare isFarewell: boolean | undefined
   /** Does the conversation end with it? */
   declare ending: CloseReason.CloseReason | undefined
   /** The reply, while those before it are not answered. */
   declare held: Frame | undefined
   /** Where the handler runs in a worker: how to end that. */
   declare killWorker: (() => void) | undefined
-  declare onTurn: (() => void) | undefined
+  /** What replies wait for that come before their turn. */
+  declare itsTurn: Latch.Latch | undefined
   declare onEnd: (() => void) | undefined
 
   constructor(sender: Conversation, id: number, payload: unknown) {
@@ -800,7 +801,7 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   }
 
   get draining(): Effect.Effect<void> {
-    return this.sender.server.draining.await
+    return this.sender.entry.draining.await
   }
 
   get reply(): Message<any, any>["reply"] {
@@ -827,6 +828,7 @@ export class MessageImpl implements Message<any, any>, Request, Remotable {
   get refuse(): Request["refuse"] {
     return (policy) =>
       Effect.withFiber((fiber) => {
+        if (this.begun) return Effect.void
         this.refusedBy = policy
         if (this.turn !== undefined && this.turn !== fiber) this.turn.interruptUnsafe()
         return Effect.void

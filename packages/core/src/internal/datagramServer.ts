@@ -32,7 +32,7 @@ export const start = Effect.fnUntraced(function*(
   yield* checkInteger("receiveQueue.maxBytes", maxBytes, 0)
   const queue = new ReceiveQueue({ maxBytes, maxPackets, dropOldest: overflow === "dropOldest" })
   const link: Link = { listener: undefined }
-  const intake = new Intake(queue, link)
+  const intake = new Intake(queue, link, Math.max(1, maxPackets))
   return yield* run(
     tag,
     arrivals(transport, link, intake),
@@ -66,13 +66,16 @@ export const arrivals = (
 class Intake implements Waiting {
   private readonly queue: ReceiveQueue
   private readonly link: Link
+  /** How many packets may be with admission, whose decisions may take their time. */
+  private readonly maxAdmitting: number
   private late = 0
   private starting = false
   truncated = 0
 
-  constructor(queue: ReceiveQueue, link: Link) {
+  constructor(queue: ReceiveQueue, link: Link, maxAdmitting: number) {
     this.queue = queue
     this.link = link
+    this.maxAdmitting = maxAdmitting
   }
 
   get length(): number {
@@ -86,16 +89,20 @@ class Intake implements Waiting {
   receive(server: ServerImpl, packet: Packet): void {
     if (packet.truncated) this.truncated++
     if (!server.isOpen) this.late++
-    // With one that waits for the strategy, the next would only wait behind it.
-    else if (server.queued > 0 || this.queue.length > 0) this.queue.offer(packet)
-    else this.begin(server, packet)
+    else if (this.queue.length === 0 && this.hasRoom(server)) this.begin(server, packet)
+    else this.queue.offer(packet)
+  }
+
+  /** With one that waits for the strategy, the next would only wait behind it. */
+  private hasRoom(server: ServerImpl): boolean {
+    return server.queued === 0 && server.open - server.inFlight < this.maxAdmitting
   }
 
   onRoom(server: ServerImpl): void {
     // A handler that ends at once makes room while it begins: the loop below goes on, instead of a deeper one.
     if (this.starting) return
     this.starting = true
-    while (server.queued === 0) {
+    while (this.hasRoom(server)) {
       const packet = this.queue.take()
       if (packet === undefined) break
       this.begin(server, packet)

@@ -12,6 +12,7 @@ export class Timer {
   private fiber: Fiber.Fiber<void> | undefined
   private wakesAt = Infinity
   private looking = false
+  private stopped = false
 
   /** `look` does what is due, and says in how many milliseconds something could be; `Infinity` where nothing can. */
   constructor(look: () => number, now: () => number, fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>) {
@@ -25,11 +26,13 @@ export class Timer {
     if (this.wakesAt <= time) return
     this.wakesAt = time
     if (this.looking) return
-    this.stop()
+    this.fiber?.interruptUnsafe()
     this.fiber = this.fork(this.turn)
   }
 
+  /** For good, also from within `look`. */
   stop(): void {
+    this.stopped = true
     this.fiber?.interruptUnsafe()
   }
 
@@ -40,7 +43,7 @@ export class Timer {
     this.looking = false
     const now = this.now()
     this.wakesAt = Math.min(this.wakesAt, now + left)
-    return this.wakesAt === Infinity
+    return this.stopped || this.wakesAt === Infinity
       ? Effect.void
       : Effect.flatMap(Effect.sleep(Math.max(this.wakesAt - now, 0)), () => this.turn)
   })

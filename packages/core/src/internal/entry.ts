@@ -9,6 +9,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import type { SocketAddress } from "effect/net/NetAddress"
 import * as Scope from "effect/Scope"
 import type { Refusal, Ticket, Verdict } from "../Admission.ts"
@@ -48,11 +49,13 @@ export abstract class Entry implements Request, Registered, Ticket {
   private killedByDrain = false
   /** Where the handler runs in a worker: how to end that. */
   protected killWorker: (() => void) | undefined
-  private finished = false
+  finished = false
   /** By whoever follows it. */
   observed: Observed | undefined
   /** What admission steps want to be told. */
   private releases: Array<() => void> | undefined
+  // Not set before it is needed, which it seldom is.
+  declare private goneLatch: Latch.Latch | undefined
   private opened: number | undefined
   private handlingSince: number | undefined
   private timer: Timer | undefined
@@ -192,8 +195,11 @@ export abstract class Entry implements Request, Registered, Ticket {
       if (exit.value !== true) this.turnAway(step, exit.value)
       return Effect.succeed(exit.value === true)
     }
+    // Closed meanwhile, and that is what the check has failed with.
+    if (this.reason !== undefined) return Effect.succeed(false)
     const reason = this.decide(CloseReason.Refused(step.policy))
-    return Effect.map(this.onError(Cause.die(Cause.squash(exit.cause)), reason, "Error"), () => {
+    const level = this.isPeersEnd(exit.cause) ? "Debug" : "Error"
+    return Effect.map(this.onError(Cause.die(Cause.squash(exit.cause)), reason, level), () => {
       this.closeSubject()
       return false
     })
@@ -214,6 +220,17 @@ export abstract class Entry implements Request, Registered, Ticket {
   whenReleased(release: () => void): void {
     if (this.finished) release()
     else (this.releases ??= []).push(release)
+  }
+
+  /** Completes when nothing is left of it. */
+  get gone(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.goneLatch === undefined) {
+        const latch = this.goneLatch = Latch.makeUnsafe(false)
+        this.whenReleased(() => void latch.openUnsafe())
+      }
+      return this.goneLatch.await
+    })
   }
 
   /** Reads it, and says whether that succeeded. Only connections have one. */
@@ -284,10 +301,10 @@ export abstract class Entry implements Request, Registered, Ticket {
   private run(restore: Restore): Effect.Effect<void> {
     if (this.begun) return Effect.die(new Error(`request ${this.id}: a strategy ran \`handle\` twice`))
     if (this.reason !== undefined) return Effect.void
-    this.server.leaveQueue()
     this.state = "handling"
     if (this.requestMillis < Infinity) this.handlingSince = this.server.now()
     this.server.inFlight += this.weight
+    this.server.leaveQueue()
     const { followed } = this
     followed?.begun()
     const called = this.callHandler()
@@ -397,8 +414,13 @@ export abstract class Entry implements Request, Registered, Ticket {
 
   hookFailed(name: string, cause: Cause.Cause<unknown>, subject = `${this.kind} ${this.id}`): void {
     if (Cause.hasInterruptsOnly(cause)) return
-    const level = this.isPeersDoing(cause) ? "Debug" : "Error"
+    const level = this.isPeersEnd(cause) ? "Debug" : "Error"
     this.server.publish({ _tag: "Problem", level, message: `${name} failed for ${subject}`, cause })
+  }
+
+  /** Is it nothing but a failure to speak with the peer, or that it has nothing more to say? */
+  private isPeersEnd(cause: Cause.Cause<unknown>): boolean {
+    return this.isEnd(cause) || this.isPeersDoing(cause)
   }
 
   /** Is it a failure to speak with the peer, and nothing else? */
@@ -423,6 +445,7 @@ export abstract class Entry implements Request, Registered, Ticket {
 
   /** Has the deadlines looked at by then. */
   lookBy(time: number): void {
+    if (this.finished) return
     const { context, now } = this.server
     this.timer ??= new Timer(() => this.checkDeadlines(now()), now, Effect.runForkWith(context))
     this.timer.by(time)

@@ -104,12 +104,16 @@ export const handleOne = (
   handleNext(
     clients,
     (wire) => {
+      let isTaken = false
       const listen = (onConnection: (wire: Wire) => void) =>
         Effect.sync(() => {
+          isTaken = true
           onConnection(wire)
           return { address }
         })
-      return server.start(tag, { ...transport, listen }, inline(handler), options)
+      const started = server.start(tag, { ...transport, listen }, inline(handler), options)
+      // The client of a server that does not start, because of its options, has nobody else.
+      return Effect.onExit(started, () => Effect.sync(() => isTaken || discard(wire)))
     },
     { onTimeout, timeout }
   )

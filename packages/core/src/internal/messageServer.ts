@@ -38,6 +38,7 @@ export const makeMessage = Effect.fnUntraced(function*(
   const source = yield* MessageTransport
   const { maxConnections = 16_384, maxPipelined = 64, onError: _, onInvalid: __, ...rest } = options
   yield* checkInteger("maxPipelined", maxPipelined, 1)
+  yield* checkInteger("maxConnections", maxConnections, 1)
   const dispatched = yield* dispatching(handler, (message: Remotable) => message.remote)
   switch (source._tag) {
     case "Connections": {
@@ -226,7 +227,7 @@ class PacketMessage implements Message<any, any>, Sender<any>, Remotable {
   }
 
   get closed(): Effect.Effect<void> {
-    return Effect.void
+    return (this.datagram as DatagramEntry).gone
   }
 
   get close(): Effect.Effect<void> {
@@ -332,7 +333,6 @@ class ValueMessage implements Message<unknown, never>, Sender<never>, Remotable 
   readonly payload: unknown
   readonly peer = nobody
   readonly local = nobody
-  readonly closed = Effect.void
   readonly close = Effect.void
 
   constructor(entry: ValueEntry, payload: unknown) {
@@ -346,6 +346,10 @@ class ValueMessage implements Message<unknown, never>, Sender<never>, Remotable 
 
   get sender(): Sender<never> {
     return this
+  }
+
+  get closed(): Effect.Effect<void> {
+    return this.entry.gone
   }
 
   get draining(): Effect.Effect<void> {

@@ -24,6 +24,13 @@ export const checkInteger = (
       )
     )
 
+/** In milliseconds. With one of 0, nobody could ever keep it: where 0 means none elsewhere, here it is a mistake. */
+export const checkDeadline = (option: string, value: Duration.Input): Effect.Effect<number, ListenError> =>
+  Effect.flatMap(checkDuration(option, value), (duration) =>
+    Duration.isZero(duration)
+      ? Effect.fail(invalidOption(option, value, "a duration of more than 0, such as \"20 seconds\""))
+      : Effect.succeed(Duration.toMillis(duration)))
+
 export const checkDuration = (
   option: string,
   value: Duration.Input

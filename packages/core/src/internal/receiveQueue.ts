@@ -32,7 +32,7 @@ export class ReceiveQueue {
     while (this.length >= maxPackets || this.bytes + length > maxBytes) {
       this.dropped++
       // A packet that would not even fit alone is the one to go.
-      if (!dropOldest || this.length === 0) return
+      if (!dropOldest || this.length === 0 || length > maxBytes) return
       this.take()
     }
     this.bytes += length

@@ -36,7 +36,7 @@ import { ConnectionEntry } from "./connectionEntry.ts"
 import { type Dispatched, dispatching, type WorkersOfServer } from "./dispatching.ts"
 import { CurrentEntry, type Entry } from "./entry.ts"
 import { both, Measured, type ObservedRequest, type Observer, Traced } from "./observed.ts"
-import { checkDuration } from "./options.ts"
+import { checkDeadline, checkDuration } from "./options.ts"
 import { Publisher } from "./publisher.ts"
 import { Registry } from "./registry.ts"
 
@@ -110,11 +110,11 @@ export const run = Effect.fnUntraced(function*(
 ) {
   const { idleTimeout = Infinity, readTimeout = Infinity, requestTimeout = Infinity } = options
   const patience = {
-    idle: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout)),
-    read: Duration.toMillis(yield* checkDuration("readTimeout", readTimeout)),
-    write: Duration.toMillis(yield* checkDuration("writeTimeout", options.writeTimeout ?? defaultWriteTimeout))
+    idle: yield* checkDeadline("idleTimeout", idleTimeout),
+    read: yield* checkDeadline("readTimeout", readTimeout),
+    write: yield* checkDeadline("writeTimeout", options.writeTimeout ?? defaultWriteTimeout)
   }
-  const requestMillis = Duration.toMillis(yield* checkDuration("requestTimeout", requestTimeout))
+  const requestMillis = yield* checkDeadline("requestTimeout", requestTimeout)
   const maxAge = options.maxAge === undefined ? undefined : yield* checkMaxAge(options.maxAge)
   const shutdown = {
     grace: yield* checkDuration("shutdown.grace", options.shutdown?.grace ?? defaultShutdown.grace),
@@ -146,8 +146,7 @@ export const run = Effect.fnUntraced(function*(
     const observer = yield* Context.get(ambient, reference)?.(server) ?? Effect.undefined
     if (observer !== undefined) server.observers.push(observer)
   }
-  yield* Effect.addFinalizer(() => server.drain(shutdown))
-  yield* server.bind("start")
+  yield* Effect.acquireRelease(server.bind("start"), () => server.drain(shutdown), { interruptible: true })
   for (const { bound } of server.observers) bound?.()
   // A step may have no room from the start.
   yield* Effect.orDie(server.adjustListening)
@@ -157,7 +156,9 @@ export const run = Effect.fnUntraced(function*(
 const checkMaxAge = Effect.fnUntraced(function*({ after, jitter }: MaxAge) {
   const least = Duration.toMillis(yield* checkDuration("maxAge.after", after))
   const more = jitter === undefined ? least / 10 : Duration.toMillis(yield* checkDuration("maxAge.jitter", jitter))
-  return { least, most: least + more }
+  const most = least + more
+  // One that is not reached.
+  return most === Infinity ? undefined : { least, most }
 })
 
 /** How many clients may wait to be accepted, as Node and most systems have it. */
@@ -208,7 +209,7 @@ export interface Waiting {
   readonly length: number
   readonly dropped: number
   readonly truncated: number
-  /** The strategy has room. */
+  /** The strategy has room, or may have. */
   readonly onRoom: (server: ServerImpl) => void
   /** Drops all, and says how many. */
   readonly clear: () => number
@@ -269,6 +270,8 @@ export class ServerImpl {
   /** Effects that wait for something to become true of the open entries. */
   private readonly conditions = new Set<{ readonly holds: () => boolean; readonly resume: () => void }>()
   private drained: Deferred.Deferred<DrainReport> | undefined
+  /** How many of the open entries have asked for the drain: what they wait for must not be each other. */
+  private waitingForDrain = 0
   private drainStart = 0
   private readonly limits = new Map<string, Limit>()
   private readonly counts: Counts = { idleClosed: 0, completed: 0, interrupted: 0, killed: 0, refused: 0 }
@@ -333,7 +336,8 @@ export class ServerImpl {
   gateOf(step: Check): Gate {
     return {
       setSaturated: (isSaturated) => {
-        if (isSaturated === this.saturatedBy.has(step)) return
+        // A limit may outlive a server that has it, and its last event.
+        if (this.state === "stopped" || isSaturated === this.saturatedBy.has(step)) return
         if (isSaturated) this.saturatedBy.add(step)
         else this.saturatedBy.delete(step)
         this.publish({ _tag: isSaturated ? "Saturated" : "Relieved", policy: step.policy })
@@ -428,6 +432,7 @@ export class ServerImpl {
   /** An entry has come to its end: it counts, and whoever waits for that is told. */
   remove(entry: Entry, reason: CloseReason.CloseReason): void {
     this.entries.delete(entry)
+    if (entry.waitsForDrain) this.waitingForDrain--
     this.closed[reason._tag] = (this.closed[reason._tag] ?? 0) + 1
     if (reason._tag === "Refused") this.refused[reason.policy] = (this.refused[reason.policy] ?? 0) + 1
     this.closedBytesRead += entry.bytesRead
@@ -447,6 +452,7 @@ export class ServerImpl {
       }, entry.observed)
     }
     entry.observed?.closed(reason)
+    this.config.transport.waiting?.onRoom(this)
     this.checkConditions()
   }
 
@@ -509,16 +515,13 @@ export class ServerImpl {
         )
       }
       const caller = fiber.getRef(CurrentEntry)
-      if (caller === undefined || caller.server !== this) return Deferred.await(this.drained)
+      // What a handler has left behind is none of it.
+      if (caller === undefined || caller.server !== this || caller.finished) return Deferred.await(this.drained)
+      if (!caller.waitsForDrain) this.waitingForDrain++
       caller.waitsForDrain = true
       this.checkConditions()
-      return Effect.map(this.until(() => this.onlyCallersLeft()), () => this.report())
+      return Effect.map(this.until(() => this.open === this.waitingForDrain), () => this.report())
     })
-  }
-
-  private onlyCallersLeft(): boolean {
-    for (const entry of this.entries.values()) if (!entry.waitsForDrain) return false
-    return true
   }
 
   private report(): DrainReport {

@@ -1,6 +1,5 @@
 /** A server of sessions: packets go to the mailbox of their peer's session, and the first of a peer begins one. */
 import type * as Cause from "effect/Cause"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Queue from "effect/Queue"
@@ -13,7 +12,7 @@ import type { Session } from "../Session.ts"
 import { formatAddress } from "./connection.ts"
 import { arrivals } from "./datagramServer.ts"
 import { dispatching } from "./dispatching.ts"
-import { checkDuration, checkInteger } from "./options.ts"
+import { checkDeadline, checkInteger } from "./options.ts"
 import { type Link, PacketEntry } from "./packetEntry.ts"
 import { run, type ServerImpl, type Tag, type Waiting } from "./server.ts"
 
@@ -29,7 +28,7 @@ export const makeSessions = Effect.fnUntraced(function*(
     maxSessions,
     mailboxSize: mailbox.max ?? 64,
     dropOldest: mailbox.overflow === "dropOldest",
-    idleMillis: Duration.toMillis(yield* checkDuration("idleTimeout", idleTimeout))
+    idleMillis: yield* checkDeadline("idleTimeout", idleTimeout)
   })
   const server = yield* run(
     tag,
@@ -90,6 +89,7 @@ class SessionEntry extends PacketEntry implements Session {
   private lastActivity: number
   private timedOut = false
   private drained = false
+  private ended = false
   private lost = 0
   bytesRead = 0
 
@@ -108,14 +108,26 @@ class SessionEntry extends PacketEntry implements Session {
 
   offer({ payload }: Packet): void {
     this.lastActivity = this.server.now()
-    if (Queue.sizeUnsafe(this.mailbox) >= this.table.limits.mailboxSize) {
-      this.lost++
-      this.table.dropped++
-      if (!this.table.limits.dropOldest) return
+    const { dropOldest, mailboxSize } = this.table.limits
+    const isFull = Queue.sizeUnsafe(this.mailbox) >= mailboxSize
+    if (this.ended || (isFull && !dropOldest)) return this.lose()
+    if (isFull) {
       Queue.takeUnsafe(this.mailbox)
+      this.lose()
     }
     this.bytesRead += payload.length
     Queue.offerUnsafe(this.mailbox, payload)
+  }
+
+  private lose(): void {
+    this.lost++
+    this.table.dropped++
+  }
+
+  /** Takes no more packets; what waits can still be received. */
+  private end(): void {
+    this.ended = true
+    Queue.endUnsafe(this.mailbox)
   }
 
   // ---- for the handler
@@ -172,7 +184,7 @@ class SessionEntry extends PacketEntry implements Session {
     if (left > 0) return left
     this.timedOut = true
     this.forget()
-    Queue.endUnsafe(this.mailbox)
+    this.end()
     return Infinity
   }
 
@@ -183,13 +195,12 @@ class SessionEntry extends PacketEntry implements Session {
 
   startDrain(): void {
     this.drained = Queue.sizeUnsafe(this.mailbox) === 0
-    // What waits can still be received before the end.
-    Queue.endUnsafe(this.mailbox)
+    this.end()
   }
 
   protected closeSubject(): void {
     this.forget()
-    Queue.endUnsafe(this.mailbox)
+    this.end()
   }
 
   protected destroySubject(): void {
