@@ -39,6 +39,12 @@ export interface Input {
   readonly at: (index: number) => number
   /** Where `byte` stands at or behind `from`; -1 where it does not. */
   readonly indexOf: (byte: number, from: number) => number
+  /**
+   * Where the next bytes lie: in `bytes`, from `offset` on, `length` of them. What lies before and behind is not to be looked at.
+   * Valid until the input is used again. For decoders that look at most bytes: the same as `peek`, without an object for it.
+   */
+  readonly bytes: Uint8Array
+  readonly offset: number
   /** The next `length` bytes as they lie. They stay there, and are valid until the input is used again. */
   readonly peek: (length: number) => Uint8Array
   /** Takes the next `length` bytes. They are the taker's for good. */

@@ -86,6 +86,21 @@ const format: Framing.Format<readonly [string, Uint8Array]> = {
   encode: ([name, body]) => concat([name, "\n", body])
 }
 
+/** A byte that says how many follow, read where they lie. */
+const inPlace: Framing.Format<string> = {
+  decoder: () => ({
+    read: (input) => {
+      if (input.length === 0 || input.length <= input.at(0)) return undefined
+      const { bytes, offset } = input
+      const length = bytes[offset]!
+      const message = String.fromCharCode(...bytes.subarray(offset + 1, offset + 1 + length))
+      input.skip(1 + length)
+      return message
+    }
+  }),
+  encode: (message) => Uint8Array.of(message.length, ...Array.from(message, (character) => character.charCodeAt(0)))
+}
+
 /** Each framing, and messages for it. */
 const framings: ReadonlyArray<readonly [string, Framing.Framing<any>, (random: () => number) => unknown]> = [
   ["lines", Framing.lines(), randomText],
@@ -112,6 +127,11 @@ const framings: ReadonlyArray<readonly [string, Framing.Framing<any>, (random: (
     "custom",
     Framing.custom({ name: "custom", ...format, client: format }),
     (random) => [randomText(random).replaceAll("\n", ""), Uint8Array.of(random() * 256, random() * 256)]
+  ],
+  [
+    "custom, looked at in place",
+    Framing.custom({ name: "in place", ...inPlace, client: inPlace }),
+    (random) => String.fromCharCode(...randomBytes(random, 200))
   ],
   [
     "ndjson",

@@ -447,6 +447,39 @@ describe("a handler that fails", () => {
       assert.strictEqual(yield* client.readLine(), "sorry")
     }))
 
+  it.effect("may be its framing's: a decoder that throws ends its connection only, behind the replies before", () =>
+    Effect.gen(function*() {
+      const { messages: { decoder }, replies: { encode } } = Framing.lines()
+      const throwing = Framing.custom<string>({
+        name: "throwing",
+        decoder: () => {
+          const { read } = decoder()
+          return {
+            read: (input) => {
+              const line = read(input)
+              if (line === "throw") throw new Error("thrown")
+              return line
+            }
+          }
+        },
+        encode
+      })
+      const server = yield* startWith(throwing)(({ payload }) => Effect.succeed(payload))
+      const other = yield* connect(server)
+      yield* other.write("a\n")
+      assert.strictEqual(yield* other.readLine(), "a")
+      for (const before of ["", "a\n"]) {
+        const client = yield* connect(server)
+        yield* client.write(before)
+        yield* settle
+        yield* client.write("b\nthrow\nc\n")
+        assert.strictEqual(yield* rest(client), `${before}b\n`)
+      }
+      assert.deepStrictEqual(yield* closedAs(server), { HandlerFailed: 2 })
+      yield* other.write("b\n")
+      assert.strictEqual(yield* other.readLine(), "b")
+    }))
+
   it.effect("after a stream has begun closes the connection behind what was sent", () =>
     Effect.gen(function*() {
       const server = yield* start(
@@ -773,6 +806,23 @@ describe("a connection of messages", () => {
     Effect.gen(function*() {
       const { reason } = yield* Effect.flip(start(() => Effect.void, { maxConnections: 0 }))
       assert.strictEqual(reason._tag === "InvalidOption" && reason.option, "maxConnections")
+    }))
+
+  it.effect("can be closed by one of its own messages: those that came with it are answered", () =>
+    Effect.gen(function*() {
+      const server = yield* start(({ payload, sender }) => {
+        if (payload === "close") Effect.runFork(server.connections.close(sender.id))
+        return Effect.succeed(payload)
+      })
+      for (let i = 1; i <= 2; i++) {
+        const client = yield* connect(server)
+        yield* client.write("a\n")
+        assert.strictEqual(yield* client.readLine(), "a")
+        yield* client.write("close\nb\n")
+        assert.strictEqual(yield* rest(client), "close\nb\n")
+        assert.deepStrictEqual(yield* closedAs(server), { Killed: i })
+        assert.strictEqual((yield* server.stats).inFlight, 0)
+      }
     }))
 
   it.effect("of `maxConnections` waits for another to end", () =>

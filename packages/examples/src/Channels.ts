@@ -4,7 +4,7 @@
  */
 import type { Message } from "@socketserver/core"
 import { Context, Effect, Fiber, Layer, Queue } from "effect"
-import type { Reply } from "./resp.ts"
+import { copyOf, type Reply } from "./resp.ts"
 
 type Sender = Message.Sender<Reply>
 
@@ -56,7 +56,8 @@ const make = Effect.gen(function*() {
   return {
     /** The channels that it listens to, if it does. */
     of: (sender: Sender): ReadonlySet<string> => listeners.size === 0 ? none : listeners.get(sender)?.channels ?? none,
-    join: (sender: Sender, channel: string): void => {
+    join: (sender: Sender, name: string): void => {
+      const channel = copyOf(name)
       const listener = listeners.get(sender) ?? listen(sender)
       listener.channels.add(channel)
       const senders = channels.get(channel)
@@ -67,7 +68,7 @@ const make = Effect.gen(function*() {
     /** How many it was sent to. */
     publish: (channel: string, text: string): number => {
       const senders = channels.get(channel) ?? []
-      const message = ["message", channel, text]
+      const message = ["message", copyOf(channel), copyOf(text)]
       const size = sizeOf(message)
       let count = 0
       for (const sender of senders) {

@@ -1,8 +1,10 @@
 /**
  * What the Redis server stores: values by key, which may have a time to live. Its methods are plain functions: a command is one
- * turn of the program, so nothing comes between its steps. Time is the clock's of Effect, so tests can turn it.
+ * turn of the program, so nothing comes between its steps. Time is the clock's of Effect, so tests can turn it. What it keeps of
+ * commands are copies.
  */
 import { Clock, Context, Effect, Layer } from "effect"
+import { copyOf } from "./resp.ts"
 
 /** A list that is pushed and popped at both ends, in constant time on average. */
 export class List {
@@ -20,11 +22,11 @@ export class List {
   }
 
   pushFirst(item: string): void {
-    this.front.push(item)
+    this.front.push(copyOf(item))
   }
 
   pushLast(item: string): void {
-    this.back.push(item)
+    this.back.push(copyOf(item))
   }
 
   popFirst(): string | undefined {
@@ -40,6 +42,7 @@ export class List {
 }
 
 export interface Entry {
+  readonly key: string
   value: string | List
   /** In milliseconds since 1970; `Infinity` where it stays. */
   expiresAt: number
@@ -60,23 +63,23 @@ const make = (clock: Clock.Clock, maxBytes: number) => {
 
   const isOver = (entry: Entry) => entry.expiresAt !== Infinity && entry.expiresAt <= clock.currentTimeMillisUnsafe()
 
-  const remove = (key: string, entry: Entry): void => {
-    entries.delete(key)
-    expiring.delete(key)
+  const remove = (entry: Entry): void => {
+    entries.delete(entry.key)
+    expiring.delete(entry.key)
     bytes -= entry.size
   }
 
   const get = (key: string): Entry | undefined => {
     const entry = entries.get(key)
     if (entry === undefined || !isOver(entry)) return entry
-    remove(key, entry)
+    remove(entry)
     return undefined
   }
 
-  const expire = (key: string, entry: Entry, at: number): void => {
+  const expire = (entry: Entry, at: number): void => {
     entry.expiresAt = at
-    if (at === Infinity) expiring.delete(key)
-    else expiring.add(key)
+    if (at === Infinity) expiring.delete(entry.key)
+    else expiring.add(entry.key)
   }
 
   return {
@@ -84,11 +87,15 @@ const make = (clock: Clock.Clock, maxBytes: number) => {
     set: (key: string, value: string | List, expiresAt = Infinity): Entry => {
       let entry = entries.get(key)
       const size = entryOverhead + key.length + (typeof value === "string" ? value.length : 0)
-      if (entry === undefined) entries.set(key, entry = { value, expiresAt: Infinity, size: 0 })
-      entry.value = value
+      const kept = typeof value === "string" ? copyOf(value) : value
+      if (entry === undefined) {
+        entry = { key: copyOf(key), value: kept, expiresAt: Infinity, size: 0 }
+        entries.set(entry.key, entry)
+      }
+      entry.value = kept
       bytes += size - entry.size
       entry.size = size
-      if (entry.expiresAt !== expiresAt) expire(key, entry, expiresAt)
+      if (entry.expiresAt !== expiresAt) expire(entry, expiresAt)
       return entry
     },
     /** A value has been changed in place, and takes so many bytes more. */
@@ -98,7 +105,7 @@ const make = (clock: Clock.Clock, maxBytes: number) => {
     },
     delete: (key: string): boolean => {
       const entry = get(key)
-      if (entry !== undefined) remove(key, entry)
+      if (entry !== undefined) remove(entry)
       return entry !== undefined
     },
     expire,

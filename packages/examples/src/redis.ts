@@ -8,7 +8,7 @@ import { Effect, Layer, Schedule, Stream } from "effect"
 import { NetAddress } from "effect/net"
 import { Channels } from "./Channels.ts"
 import { type Entry, itemOverhead, KeyValues, List } from "./KeyValues.ts"
-import { type Command, Failure, type Reply, resp, Status } from "./resp.ts"
+import { type Command, copyOf, Failure, type Reply, resp, Status } from "./resp.ts"
 import { isMain, runServer } from "./run.ts"
 
 type Request = Message.Message<Command, Reply>
@@ -148,7 +148,7 @@ const commandsOf = (store: KeyValues["Service"], channels: Channels["Service"]):
     if (before.length + more.length > maxReply) {
       fail("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
     }
-    entry.value = before + more
+    entry.value = before + copyOf(more)
     store.grow(entry, more.length + itemOverhead)
     return entry.value.length
   }
@@ -182,7 +182,7 @@ const commandsOf = (store: KeyValues["Service"], channels: Channels["Service"]):
     const entry = store.get(key!)
     if (entry === undefined) return 0
     if (at <= store.now()) store.delete(key!)
-    else store.expire(key!, entry, at)
+    else store.expire(entry, at)
     return 1
   }
 
@@ -278,9 +278,9 @@ const commandsOf = (store: KeyValues["Service"], channels: Channels["Service"]):
         if (!/^[!-~]{0,64}$/.test(value)) {
           return fail("ERR Client names cannot contain spaces, newlines or special characters.")
         }
-        names.set(sender, value)
+        names.set(sender, copyOf(value))
         // For whoever looks at the server's connections.
-        return Effect.as(sender.annotate("name", value), ok)
+        return Effect.as(sender.annotate("name", copyOf(value)), ok)
       default:
         return fail(`ERR unknown subcommand '${subcommand!.slice(0, 128)}'. Try CLIENT HELP.`)
     }
@@ -365,7 +365,7 @@ const commandsOf = (store: KeyValues["Service"], channels: Channels["Service"]):
       run: ([, key]) => {
         const entry = store.get(key!)
         if (entry === undefined || entry.expiresAt === Infinity) return 0
-        store.expire(key!, entry, Infinity)
+        store.expire(entry, Infinity)
         return 1
       }
     },

@@ -8,7 +8,7 @@
  */
 import { FrameError, Framing } from "@socketserver/core"
 
-/** The name of a command, and what it is given. */
+/** The name of a command, and what it is given. Who keeps an argument for longer keeps a copy: see `copyOf`. */
 export type Command = ReadonlyArray<string>
 
 /** A string is a bulk string, the only kind that may have any bytes; `null` is none. */
@@ -39,10 +39,17 @@ export interface Limits {
 
 /** A line that was typed, the text of a status, or the wrong end of something else. */
 const maxLine = 65_536
-/** `*1048576\r\n` and the like: what is longer is no number that we take. */
-const maxHeader = 32
+/** Of `*1048576\r\n` and the like: what is longer is no number that we take. */
+const maxDigits = 9
 /** Arrays in arrays; only replies have them. */
 const maxDepth = 32
+
+/** Commands that came together are decoded together, so much at a time. */
+const textLimit = 4_096
+/** The arguments up to this length are slices of that. */
+const maxSlice = 1_024
+/** A list of this length is made before its arguments are there; a longer one grows. */
+const fewArguments = 8
 
 const carriageReturn = 13
 const newline = 10
@@ -50,6 +57,7 @@ const dollar = 36
 const star = 42
 const minus = 45
 const zero = 48
+const nine = 57
 
 const malformed = (detail: string) =>
   new FrameError.FrameError({ framing: "resp", reason: new FrameError.Malformed({ detail }) })
@@ -58,9 +66,14 @@ const unencodable = (detail: string) =>
 
 // ---- bytes and strings of them
 
-/** Not a slice of a longer string: what is kept of it keeps nothing else alive. */
 const textOf = (bytes: Uint8Array, from: number, to: number): string =>
   Buffer.prototype.latin1Slice.call(bytes, from, to)
+
+/**
+ * An argument that keeps nothing else alive. As it came, it may be a slice of a longer text. V8 makes one string of two when they
+ * are searched, so what is found here is a slice of a copy. (A copy by way of bytes costs twice as much.)
+ */
+export const copyOf = (text: string): string => text.length > maxSlice ? text : `-${text}`.replace("-", "")
 
 /** The same few short names come again and again: those that came last, by a hash of their bytes. */
 const names = Array.from({ length: 256 }, () => "")
@@ -92,7 +105,10 @@ const frameOf = (text: string): Uint8Array | string => {
 /** There may be text of clients in it: a line end would be the end of the reply. */
 const line = (type: string, text: string): string => `${type}${text.replaceAll(/[\r\n]/g, " ")}\r\n`
 
-const bulk = (text: string): string => `$${text.length}\r\n${text}\r\n`
+/** What stands before bulk strings of up to so many bytes, as Redis has it: made once. */
+const bulkHeaders = Array.from({ length: 1_024 }, (_, length) => `$${length}\r\n`)
+
+const bulk = (text: string): string => `${bulkHeaders[text.length] ?? `$${text.length}\r\n`}${text}\r\n`
 
 const encodeCommand = (command: Command): Uint8Array | string =>
   frameOf(`*${command.length}\r\n${command.map(bulk).join("")}`)
@@ -115,96 +131,115 @@ const encoded = (reply: Reply): string => {
 
 // ---- commands
 
-const incomplete = -1
-const wrong = -2
-
-/** Where the `\r\n` of the header that begins at `from` stands. */
-const endOfHeader = (bytes: Uint8Array, from: number): number => {
-  const last = Math.min(bytes.length - 1, from + maxHeader)
-  for (let i = from; i < last; i++) {
-    if (bytes[i] === carriageReturn) return bytes[i + 1] === newline ? i : wrong
-  }
-  return bytes.length > from + maxHeader ? wrong : incomplete
-}
-
-/** The number between its type byte, at `from`, and its end; NaN where there is none. */
-const numberIn = (bytes: Uint8Array, from: number, end: number): number => {
-  const isNegative = bytes[from + 1] === minus
-  const first = from + (isNegative ? 2 : 1)
-  if (end <= first || end - first > 10) return Number.NaN
-  let value = 0
-  for (let i = first; i < end; i++) {
-    const digit = bytes[i]! - zero
-    if (digit < 0 || digit > 9) return Number.NaN
-    value = value * 10 + digit
-  }
-  return isNegative ? -value : value
-}
+const none: Array<string> = []
 
 /**
  * Arguments are taken as they are complete, so that nothing is looked at twice, and nothing is allocated because a peer has said
  * that it will come.
  */
 const commandDecoder = (maxBulkLength: number, maxArguments: number): Framing.Decoder<Command> => {
-  let args: Array<string> = []
+  let args = none
+  /** How many of them are there. */
+  let count = 0
   /** How many are still to come; 0 where no array has begun. */
   let missing = 0
   /** Of the next one, if that has been read. */
   let length = -1
   /** How much of a line without an end is known to have none. */
   let searched = 0
+  /** What was decoded together, and where it begins, counted from the next byte: below zero, most of the time. Not kept longer. */
+  let text = ""
+  let textAt = 0
+  /** Where it reads. */
+  let at = 0
+
+  /** The number behind the type byte, with its line: `undefined` where that is not complete, NaN where it is none. */
+  const readNumber = (bytes: Uint8Array, end: number): number | undefined => {
+    const isNegative = at + 1 < end && bytes[at + 1] === minus
+    const first = at + (isNegative ? 2 : 1)
+    const last = Math.min(end, first + maxDigits)
+    let value = 0
+    let i = first
+    for (; i < last && bytes[i]! >= zero && bytes[i]! <= nine; i++) value = value * 10 + bytes[i]! - zero
+    if (i < end && (i === first || bytes[i] !== carriageReturn)) return Number.NaN
+    if (i + 1 >= end) return undefined
+    if (bytes[i + 1] !== newline) return Number.NaN
+    at = i + 2
+    return isNegative ? -value : value
+  }
+
+  const take = (input: Framing.Input, length: number): void => {
+    input.skip(length)
+    textAt -= length
+  }
+
+  /** The argument between `from` and `to` of the input that lies in `bytes`, from `offset` to `end`. */
+  const argument = (bytes: Uint8Array, offset: number, from: number, to: number, end: number): string => {
+    if (to - from > maxSlice) return textOf(bytes, from, to)
+    if (to - offset > textAt + text.length) {
+      text = textOf(bytes, from, Math.min(end, from + textLimit))
+      textAt = from - offset
+    }
+    return text.slice(from - offset - textAt, to - offset - textAt)
+  }
+
   return {
     read: (input) => {
-      if (input.length < (length === -1 ? 1 : length + 2)) return undefined
-      const bytes = input.peek(input.length)
-      let at = 0
-      while (at < bytes.length) {
+      if (input.length < (length === -1 ? 1 : length + 2)) {
+        text = ""
+        return undefined
+      }
+      const { bytes, offset } = input
+      const end = offset + input.length
+      at = offset
+      while (at < end) {
         if (missing > 0) {
           if (length === -1) {
             if (bytes[at] !== dollar) return malformed(`expected '$', got '${String.fromCharCode(bytes[at]!)}'`)
-            const end = endOfHeader(bytes, at)
-            if (end === incomplete) break
-            const announced = end === wrong ? Number.NaN : numberIn(bytes, at, end)
+            const announced = readNumber(bytes, end)
+            if (announced === undefined) break
             if (!(announced >= 0 && announced <= maxBulkLength)) return malformed("invalid bulk length")
             length = announced
-            at = end + 2
           }
-          const end = at + length
-          if (bytes.length < end + 2) break
-          if (bytes[end] !== carriageReturn || bytes[end + 1] !== newline) {
+          const last = at + length
+          if (last + 2 > end) break
+          if (bytes[last] !== carriageReturn || bytes[last + 1] !== newline) {
             return malformed("no end behind a bulk string")
           }
-          args.push(args.length === 0 ? nameOf(bytes, at, end) : textOf(bytes, at, end))
-          at = end + 2
+          args[count] = count === 0 ? nameOf(bytes, at, last) : argument(bytes, offset, at, last, end)
+          count++
+          at = last + 2
           length = -1
           if (--missing > 0) continue
-          input.skip(at)
+          take(input, at - offset)
           const command = args
-          args = []
+          args = none
           return command
         }
         if (bytes[at] === star) {
-          const end = endOfHeader(bytes, at)
-          if (end === incomplete) break
-          const announced = end === wrong ? Number.NaN : numberIn(bytes, at, end)
+          const announced = readNumber(bytes, end)
+          if (announced === undefined) break
           if (!(announced <= maxArguments)) return malformed("invalid multibulk length")
-          at = end + 2
           // An empty command is none, and has no reply.
           missing = Math.max(0, announced)
+          // oxlint-disable-next-line unicorn/no-new-array -- `Array.from` would look for what is to be in it
+          args = new Array<string>(Math.min(missing, fewArguments))
+          count = 0
         } else {
-          const end = bytes.indexOf(newline, at + searched)
-          if ((end === -1 ? bytes.length : end) - at > maxLine) return malformed("too big inline request")
-          searched = end === -1 ? bytes.length - at : 0
-          if (end === -1) break
-          const command = wordsOf(textOf(bytes, at, end))
+          const last = bytes.subarray(0, end).indexOf(newline, at + searched)
+          if ((last === -1 ? end : last) - at > maxLine) return malformed("too big inline request")
+          searched = last === -1 ? end - at : 0
+          if (last === -1) break
+          const command = wordsOf(textOf(bytes, at, last))
           if (command === undefined) return malformed("unbalanced quotes in request")
-          at = end + 1
+          at = last + 1
           if (command.length === 0) continue
-          input.skip(at)
+          take(input, at - offset)
           return command
         }
       }
-      input.skip(at)
+      take(input, at - offset)
+      text = ""
       return undefined
     }
   }

@@ -3,10 +3,12 @@ import { assert, describe, it } from "@effect/vitest"
 import { Dispatch, FrameError, Framing, MemoryTransport, Server, Transport } from "@socketserver/core"
 import { Effect, Layer, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { Channels } from "../src/Channels.ts"
 import { KeyValues } from "../src/KeyValues.ts"
 import { Redis, serveRedis } from "../src/redis.ts"
-import { type Command, Failure, type Reply, resp, Status } from "../src/resp.ts"
+import { type Command, copyOf, Failure, type Reply, resp, Status } from "../src/resp.ts"
 import { connect, type Program, start, targetOf } from "./utils.ts"
 
 const services = (maxBytes?: number) => Layer.merge(KeyValues.layer({ maxBytes }), Channels.layer)
@@ -530,6 +532,35 @@ describe("the framing", () => {
         assert.deepStrictEqual(readAll(side as typeof framing, noise, random, 4), whole)
       }
     }
+  })
+
+  it("reads arguments of any length among others, whatever was decoded together with them", () => {
+    for (let seed = 0; seed < 50; seed++) {
+      const random = randomOf(seed)
+      const long = () => randomBytes(random).padEnd([0, 1_024, 1_025, 4_096, 9_000][random(5)]!, "v\u00ff")
+      const commands = list(random, 20, () => ["SET", randomBytes(random), ...list(random, 3, long)])
+      for (const most of [10, 3_000, 100_000]) {
+        assert.deepStrictEqual(readAll(framing, written(framing.messages, commands), random, most), commands)
+      }
+    }
+  })
+
+  it("gives arguments of which copies can be kept, that keep nothing else alive", () => {
+    setFlagsFromString("--expose-gc")
+    const collect: () => void = runInNewContext("gc")
+    const kept: Array<string> = []
+    const reader = Framing.reader(framing)
+    const read = (count: number) => {
+      for (let i = 0; i < count; i++) {
+        reader.push(written(framing.messages, [["ECHO", `a value of 20 ${1e5 + i}`, "\0".repeat(1_000)]]))
+        kept.push(copyOf((reader.next() as Command)[1]!))
+      }
+      collect()
+      return process.memoryUsage().heapUsed
+    }
+    const before = read(1_000)
+    assert.isBelow((read(10_000) - before) / 10_000, 300)
+    assert.strictEqual(kept.at(-1), "a value of 20 109999")
   })
 
   it("reads a megabyte that comes in drips in linear time", () => {

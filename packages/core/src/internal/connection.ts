@@ -81,6 +81,8 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
   private arrived: Uint8Array | undefined
   /** Is it the `socket` view's read, whose owner may be computing an answer? */
   private waitingAhead = false
+  /** What the waiting read has come to, where it was made to look without its fiber. */
+  private found: Effect.Effect<any> | undefined
   private closedHere = false
   private flowing = false
   private delivering = false
@@ -170,7 +172,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     if (!this.handOver(chunk)) {
       if (this.input === noInput) this.input = new InputBuffer()
       this.input.push(chunk, loan)
-      const taken = this.waiting !== undefined && this.reader.wake()
+      const taken = this.waiting !== undefined && (this.waiting.handles ? this.handleHere() : this.reader.wake())
       if (!taken && this.input.length > readAhead && this.flowing) {
         this.flowing = false
         this.wire.pause()
@@ -200,6 +202,30 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.arrived = undefined
     this.waiting = undefined
     return read.direct!(chunk, this.loan)
+  }
+
+  /** Lets the waiting read look at what has arrived where it stands, and wakes its fiber only if something came of it. */
+  private handleHere(): boolean {
+    const { reader } = this
+    const read = this.waiting!
+    if (!reader.parked) return reader.wake()
+    this.waiting = undefined
+    let found: Effect.Effect<any> | undefined
+    try {
+      const result = read.step(this.input)
+      if (result !== undefined) found = Effect.succeed(result)
+    } catch (defect) {
+      found = Effect.die(defect)
+    }
+    // What it has handled may have interrupted it.
+    if (!reader.parked) return true
+    this.waiting = read
+    if (found !== undefined || this.mustEnd) {
+      this.found = found
+      return reader.wake()
+    }
+    this.keepWaiting()
+    return true
   }
 
   onEnd(): void {
@@ -278,13 +304,25 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** The fiber of the waiting read, woken, looks for itself what there is. */
   onWoken(fiber: Fiber.Fiber<unknown, unknown>): Effect.Effect<any, ConnectionError | Cause.Done> {
+    const { found } = this
     const read = this.waiting!
     this.waiting = undefined
-    const result = this.tryRead(read, this.waitingAhead, fiber)
+    this.found = undefined
+    const result = found ?? this.tryRead(read, this.waitingAhead, fiber)
     if (result !== undefined) return result
     this.waiting = read
-    if (this.now !== undefined && this.input.length > 0) this.begunAt ??= this.lastActivity
+    this.keepWaiting()
     return this.reader.park(fiber)
+  }
+
+  private keepWaiting(): void {
+    if (this.now !== undefined && this.input.length > 0) this.begunAt ??= this.lastActivity
+  }
+
+  /** Could a read that finds nothing have to end? */
+  private get mustEnd(): boolean {
+    return this.closedHere || this.lost !== undefined || this.ended || this.released || this.timedOut !== undefined ||
+      this.endWhenIdle
   }
 
   /** The result of a read, or `undefined` where it has to wait. What has arrived comes before what has happened since. */

@@ -13,12 +13,12 @@ import type { Loan } from "../StreamTransport.ts"
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true })
 
 export class InputBuffer implements Input {
-  private bytes: Uint8Array = empty
+  private piece: Uint8Array = empty
   private start = 0
   private end = 0
-  /** Is `bytes` an allocation of ours, with room behind `end`? A transport's chunk never is. */
+  /** Is `piece` an allocation of ours, with room behind `end`? A transport's chunk never is. */
   private growable = false
-  /** Set while `bytes` is on loan. */
+  /** Set while `piece` is on loan. */
   private loan: Loan | undefined
   private behind: Array<Uint8Array> | undefined
   private behindLength = 0
@@ -29,7 +29,7 @@ export class InputBuffer implements Input {
 
   push(chunk: Uint8Array, loan: Loan | undefined): void {
     if (this.start === this.end) {
-      this.bytes = chunk
+      this.piece = chunk
       this.start = 0
       this.end = chunk.length
       this.growable = false
@@ -46,7 +46,7 @@ export class InputBuffer implements Input {
   /** The delivery of a chunk on loan is over: what was not read of it becomes our own. */
   keep(): void {
     if (this.loan === undefined || this.start === this.end) return
-    this.bytes = this.loan.copy(this.bytes.subarray(this.start, this.end))
+    this.piece = this.loan.copy(this.piece.subarray(this.start, this.end))
     this.end -= this.start
     this.start = 0
     this.loan = undefined
@@ -68,16 +68,16 @@ export class InputBuffer implements Input {
   }
 
   private get first(): Uint8Array {
-    return this.start === 0 && this.end === this.bytes.length
-      ? this.bytes
-      : this.bytes.subarray(this.start, this.end)
+    return this.start === 0 && this.end === this.piece.length
+      ? this.piece
+      : this.piece.subarray(this.start, this.end)
   }
 
   /** The next `length` bytes, copied, so that four bytes of a header do not keep a 64 KiB chunk alive. */
   take(length: number): Uint8Array {
     this.join()
     if (length === this.length && length > 0) return this.takeFirst()
-    const bytes = new Uint8Array(this.bytes.subarray(this.start, this.start + length))
+    const bytes = new Uint8Array(this.piece.subarray(this.start, this.start + length))
     this.skip(length)
     return bytes
   }
@@ -85,12 +85,22 @@ export class InputBuffer implements Input {
   /** The next `length` bytes as they lie, valid until the next call; they stay in the buffer. */
   peek(length: number): Uint8Array {
     this.join()
-    return this.bytes.subarray(this.start, this.start + length)
+    return this.piece.subarray(this.start, this.start + length)
+  }
+
+  get bytes(): Uint8Array {
+    this.join()
+    return this.piece
+  }
+
+  get offset(): number {
+    this.join()
+    return this.start
   }
 
   at(index: number): number {
     this.join()
-    return this.bytes[this.start + index]!
+    return this.piece[this.start + index]!
   }
 
   skip(length: number): void {
@@ -105,11 +115,11 @@ export class InputBuffer implements Input {
   indexOf(byte: number, from: number): number {
     this.join()
     // What lies behind the end is not searched for every byte that comes: that would be quadratic.
-    if (this.bytes.length - this.end > tailLimit) {
-      const index = this.bytes.subarray(this.start + from, this.end).indexOf(byte)
+    if (this.piece.length - this.end > tailLimit) {
+      const index = this.piece.subarray(this.start + from, this.end).indexOf(byte)
       return index === -1 ? -1 : index + from
     }
-    const index = this.bytes.indexOf(byte, this.start + from)
+    const index = this.piece.indexOf(byte, this.start + from)
     return index === -1 || index >= this.end ? -1 : index - this.start
   }
 
@@ -154,7 +164,7 @@ export class InputBuffer implements Input {
    * character is a byte, and a line is a slice; otherwise they are decoded one by one.
    */
   private decodeLines(): void {
-    const last = this.bytes.lastIndexOf(newline, Math.min(this.end, this.start + textLimit) - 1)
+    const last = this.piece.lastIndexOf(newline, Math.min(this.end, this.start + textLimit) - 1)
     this.decodeTo(last + 1)
   }
 
@@ -181,7 +191,7 @@ export class InputBuffer implements Input {
   private decodeTo(end: number): void {
     const length = end - this.start
     if (length <= 0) return
-    const text = decoder.decode(this.bytes.subarray(this.start, end))
+    const text = decoder.decode(this.piece.subarray(this.start, end))
     this.text = text.length === length ? text : undefined
     this.textLeft = length
   }
@@ -202,7 +212,7 @@ export class InputBuffer implements Input {
   /** Where `byte` stands last; -1 where it does not. */
   lastIndexOf(byte: number): number {
     this.join()
-    const index = this.bytes.lastIndexOf(byte, this.end - 1)
+    const index = this.piece.lastIndexOf(byte, this.end - 1)
     return index < this.start ? -1 : index - this.start
   }
 
@@ -218,7 +228,7 @@ export class InputBuffer implements Input {
     const bytes = behind?.shift() ?? empty
     if (behind?.length === 0) this.behind = undefined
     if (bytes !== empty) this.behindLength -= bytes.length
-    this.bytes = bytes
+    this.piece = bytes
     this.start = 0
     this.end = bytes.length
     this.searched = 0
@@ -232,17 +242,17 @@ export class InputBuffer implements Input {
   private join(): void {
     if (this.behind === undefined) return
     const { length } = this
-    if (!this.growable || this.start + length > this.bytes.length) {
+    if (!this.growable || this.start + length > this.piece.length) {
       const grown = new Uint8Array(Math.max(2 * (this.end - this.start), length, 256))
-      grown.set(this.bytes.subarray(this.start, this.end))
+      grown.set(this.piece.subarray(this.start, this.end))
       this.end -= this.start
       this.start = 0
-      this.bytes = grown
+      this.piece = grown
       this.growable = true
       this.loan = undefined
     }
     for (const chunk of this.behind) {
-      this.bytes.set(chunk, this.end)
+      this.piece.set(chunk, this.end)
       this.end += chunk.length
     }
     this.behind = undefined

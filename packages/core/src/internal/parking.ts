@@ -102,9 +102,14 @@ export class Parking<A, E> {
     })
   }
 
+  /** Does a fiber wait here for certain? Nobody knows that of one that waits in `Effect.callback`. */
+  get parked(): boolean {
+    return this.fiber !== undefined
+  }
+
   /** Does a fiber wait here? To be sure, `Effect.callback`'s is woken, and parks again. */
   get occupied(): boolean {
-    if (this.fiber !== undefined) return true
+    if (this.parked) return true
     if (this.resume === undefined) return false
     this.asking = true
     const occupied = this.wake()

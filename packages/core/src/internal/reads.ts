@@ -24,6 +24,11 @@ export interface Read<A> {
   readonly step: (input: InputBuffer) => A | LimitExceeded | undefined
   /** The result where nothing is buffered, a chunk arrives, and any chunk will do: for reads that need no buffer. */
   readonly direct?: (chunk: Uint8Array, loan: Loan | undefined) => A
+  /**
+   * Is its step what it is for, and a result the exception? Then it is called as input arrives, and the fiber that reads is woken
+   * only for a result. (Bench "resp PING × 64": 0.17 of the 0.44 µs that a chunk cost besides the system's part.)
+   */
+  readonly handles?: true
   readonly end: (input: InputBuffer, reader: Reader) => Effect.Effect<A, ConnectionError | Cause.Done>
 }
 
