@@ -261,6 +261,47 @@ describe("serve", () => {
     60_000
   )
 
+  it.live("loads a module again when a file comes that it had asked for in vain", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const folder = yield* workspace
+      const module = join(folder, "changing.ts")
+      const text = (word: string, from: string) => `${from}export default (c: any) => c.write(${word} + "\\n")\n`
+      writeFileSync(module, text("\"first\"", ""))
+      const server = yield* serve("serve", module, "--tcp", "0", "--watch")
+      writeFileSync(module, text("word", "import { word } from \"./word.ts\"\n"))
+      yield* server.errors.lineWith(/not loaded, the handler from before goes on: .*Cannot find module.*word\.ts/)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, ""), ["first"])
+      writeFileSync(join(folder, "word.ts"), "export const word = \"second\"\n")
+      yield* server.out.lineWith(/loaded again/)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, ""), ["second"])
+    }))
+
+  it.live("says so where files cannot be watched", () =>
+    Effect.gen(function*() {
+      const { env, runtime } = yield* commands
+      const preload = join(runtime, "preload.mjs")
+      writeFileSync(
+        preload,
+        "import fs from \"node:fs\"\nimport { syncBuiltinESMExports } from \"node:module\"\n" +
+          "fs.watch = () => { throw new Error(\"ENOSPC: System limit for number of file watchers reached\") }\n" +
+          "syncBuiltinESMExports()\n"
+      )
+      const server = yield* start(
+        process.execPath,
+        ["--import", preload, bin, "serve", handlers, "--tcp", "0", "--control", "none", "--watch"],
+        { env }
+      )
+      assert.strictEqual(
+        yield* server.errors.line,
+        `cannot watch ${
+          dirname(handlers)
+        }, changes there go unnoticed: ENOSPC: System limit for number of file watchers reached`
+      )
+      const [, at] = yield* server.out.lineWith(/listening on (\S+) /)
+      assert.deepStrictEqual(yield* ask(at!, "still here\n"), ["STILL HERE"])
+    }))
+
   for (const kind of ["thread", "process"]) {
     it.live(
       `loads a module again in its workers, too, and ends the old ones when their connections have: ${kind}`,
@@ -737,5 +778,31 @@ describe("the runtime directory", () => {
       const { code, errors } = yield* run("serve", handlers, "--tcp", "0", "--name", "other")
       assert.match(errors.join("\n"), /is not a directory of this user's alone/)
       assert.strictEqual(code, 1)
+      // Nor is anybody believed who answers there.
+      for (const args of [["connections"], ["connections", "--control", "upper"]]) {
+        const asked = yield* run(...args)
+        assert.match(asked.errors.join("\n"), /^no running server found in /)
+        assert.strictEqual(asked.code, 1)
+      }
+    }))
+
+  it.live("that is no directory, or not there any more, is an error that says what to do, or left for another", () =>
+    Effect.gen(function*() {
+      const { env, run, runtime } = yield* commands
+      writeFileSync(join(runtime, "socketserver"), "")
+      assert.match((yield* run("connections")).errors.join("\n"), /^no running server found in /)
+      const { errors } = yield* run("serve", handlers, "--tcp", "0")
+      assert.match(errors.join("\n"), /name another place by --control PATH, or none by --control none$/)
+
+      for (const XDG_RUNTIME_DIR of [join(runtime, "gone"), "relative", ""]) {
+        const program = yield* start(process.execPath, [bin, "serve", handlers, "--tcp", "0"], {
+          env: { ...env, XDG_RUNTIME_DIR, TMPDIR: runtime }
+        })
+        const [, path] = yield* program.out.lineWith(/controlled at (.*)$/)
+        assert.strictEqual(path, join(runtime, `socketserver-${process.getuid!()}`, "upper.sock"))
+        yield* program.out.lineWith(/^Ctrl-C/)
+        yield* program.signal("SIGTERM")
+        assert.strictEqual(yield* program.exitCode, 0)
+      }
     }))
 })

@@ -101,7 +101,7 @@ export const startInTerminal = (args: ReadonlyArray<string>, env: Readonly<Recor
   Effect.acquireRelease(
     Effect.sync(() =>
       spawn("script", ["-qefc", ["exec", process.execPath, bin, ...args].join(" "), "/dev/null"], {
-        env: { ...process.env, SHELL: "/bin/sh", ...env }
+        env: { ...process.env, SHELL: "/bin/sh", TERM: "xterm", ...env }
       })
     ),
     (child) => Effect.sync(() => child.kill("SIGKILL"))

@@ -288,6 +288,9 @@ export const routes = (
  *
  * The token and the data go over the wire as they are: beyond this machine, put TLS before it, by a proxy or an SSH tunnel.
  *
+ * Without `gracefulShutdownTimeout`, half a request, which takes no token, holds up the HTTP server's end for 20 seconds, and so
+ * the drain.
+ *
  * **Example** (Beside a server, on this machine)
  *
  * ```ts
@@ -308,7 +311,11 @@ export const routes = (
  * const Page = Layer.unwrap(Effect.map(Config.Redacted("DASHBOARD_TOKEN"), (token) => Dashboard.layer({ token })))
  *
  * const Program = HttpRouter.serve(Page).pipe(
- *   Layer.provide(NodeHttpServer.layer(() => createServer(), { host: "127.0.0.1", port: 9090 })),
+ *   Layer.provide(NodeHttpServer.layer(() => createServer(), {
+ *     host: "127.0.0.1",
+ *     port: 9090,
+ *     gracefulShutdownTimeout: "1 second"
+ *   })),
  *   Layer.provideMerge(Echo)
  * )
  * ```

@@ -217,7 +217,7 @@ export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
             else withUmask(0o777 & ~mode, bind)
             own = fileAt(path)
           },
-          aroundClose: (close) => closeFile(path, own, close),
+          close: (server) => closeFile(server, path, own),
           addressOf: () => address,
           addresses: { peerOf: () => unnamed, localOf: () => address }
         }, onConnection)
@@ -718,17 +718,19 @@ const removeStale = (path: string) =>
   })
 
 /** Node removes the path of a socket that it closes, whosever file is there by then. Another's is put aside for the moment. */
-const closeFile = (path: string, own: Fs.BigIntStats | undefined, close: () => void): void => {
+const closeFile = (server: Net.Server, path: string, own: Fs.BigIntStats | undefined): void => {
   const now = fileAt(path)
-  if (now === undefined || own === undefined || (now.dev === own.dev && now.ino === own.ino)) return close()
-  const aside = `${path}.${process.pid}`
-  try {
-    Fs.linkSync(path, aside)
-  } catch {
-    // Where nothing can be put, nothing can be removed either.
-    return close()
+  let aside: string | undefined
+  if (now !== undefined && own !== undefined && (now.dev !== own.dev || now.ino !== own.ino)) {
+    try {
+      Fs.linkSync(path, `${path}.${process.pid}`)
+      aside = `${path}.${process.pid}`
+    } catch {
+      // Where nothing can be put, nothing can be removed either.
+    }
   }
-  close()
+  server.close()
+  if (aside === undefined) return
   Fs.renameSync(aside, path)
   // Where Node has not removed the path, both names are still the same file, and renaming does nothing.
   Fs.rmSync(aside, { force: true })

@@ -247,7 +247,7 @@ describe("unix", () => {
       yield* leaveStale(path)
       const starting = Array.from({ length: 2 }, () => Effect.exit(start(NodeTransport.unix({ path }), echo)))
       const exits = yield* Effect.all(starting, { concurrency: "unbounded" })
-      assert.deepStrictEqual(exits.map(Exit.isSuccess).toSorted(), [false, true])
+      assert.deepStrictEqual(exits.filter(Exit.isSuccess).length, 1)
       const client = yield* connect(NetAddress.unixPathAddress(path))
       client.end("hello")
       assert.strictEqual(yield* receiveAll(client), "hello")

@@ -20,7 +20,7 @@ import { changing } from "./framings.ts"
 import type { Handlers, PlainHandler, PortableHandler, Subject, UserModule, Wanted } from "./modules.ts"
 import { failure, oneLine, type Problem } from "./problem.ts"
 import { firstSignal, unless } from "./signals.ts"
-import { ratesSince, statusLine } from "./status.ts"
+import { isTerminal, ratesSince, statusLine } from "./status.ts"
 import { Swap } from "./swap.ts"
 import { bytes, clientFor, drained, place } from "./text.ts"
 
@@ -319,20 +319,7 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       ? undefined
       : yield* (yield* Effect.promise(() => import("./dashboard.ts"))).openDashboard(options.dashboard, servers)
 
-    for (const [index, [name, { address }]] of Object.entries(servers).entries()) {
-      const { transport } = options.listen[index]!
-      const client = clientFor(address, transport === "tcp" && options.tls !== undefined ? "tls" : transport)
-      yield* Console.log(`${options.name}: listening on ${place(address)} (${name}): ${client}`)
-    }
-    if (control !== undefined) yield* Console.log(`${options.name}: controlled at ${control}`)
-    if (page !== undefined) yield* Console.log(`${options.name}: dashboard at ${page}`)
-    yield* Console.log("Ctrl-C drains; a second one ends at once.")
-
-    if (options.status ?? process.stdout.isTTY) {
-      const line = yield* statusLine
-      restore = line.hide
-      yield* Effect.forkScoped(keepStatus(servers, line.show))
-    }
+    // From before anybody is told that it serves.
     if (watches) {
       const replace = (handlers: Handlers) =>
         Effect.gen(function*() {
@@ -345,7 +332,21 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
           framing = handlers.framing
           yield* commit
         })
-      yield* Effect.forkScoped(reloads(source, replace))
+      yield* Effect.forkScoped(reloads(source, replace), { startImmediately: true })
+    }
+    for (const [index, [name, { address }]] of Object.entries(servers).entries()) {
+      const { transport } = options.listen[index]!
+      const client = clientFor(address, transport === "tcp" && options.tls !== undefined ? "tls" : transport)
+      yield* Console.log(`${options.name}: listening on ${place(address)} (${name}): ${client}`)
+    }
+    if (control !== undefined) yield* Console.log(`${options.name}: controlled at ${control}`)
+    if (page !== undefined) yield* Console.log(`${options.name}: dashboard at ${page}`)
+    yield* Console.log("Ctrl-C drains; a second one ends at once.")
+
+    if (options.status ?? isTerminal()) {
+      const line = yield* statusLine
+      restore = line.hide
+      yield* Effect.forkScoped(keepStatus(servers, line.show))
     }
 
     yield* Effect.raceFirst(asked, Effect.all(stopped, { concurrency: "unbounded" }))
