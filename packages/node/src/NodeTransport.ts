@@ -171,7 +171,7 @@ export interface UnixOptions extends StreamOptions {
  *
  * **Details**
  *
- * The file is removed when the listener closes. Clients without a path of their own, which is nearly all, have the empty
+ * The file is removed when the listener closes, unless another server's has taken its place. Clients without a path of their own, which is nearly all, have the empty
  * path as `peer`. Binding fails with `ListenError`: `AddressInUse`, `PermissionDenied`, `AddressNotAvailable` for a
  * directory that does not exist, `InvalidOption` for a path that is too long.
  *

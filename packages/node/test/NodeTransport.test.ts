@@ -14,8 +14,9 @@ import {
   symlinkSync,
   writeFileSync
 } from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
 import * as Net from "node:net"
-import { networkInterfaces } from "node:os"
+import Os from "node:os"
 import { dirname, join } from "node:path"
 import { inetAddress } from "../src/internal/address.ts"
 import { connect, directory, eventLoopTurn, once, portOf, receiveAll, start } from "./utils.ts"
@@ -50,8 +51,28 @@ describe("tcp", () => {
       ])
     }))
 
+  it.live("has an address for a client on a link where the system does not tell of links", () =>
+    Effect.gen(function*() {
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          const before = Os.networkInterfaces
+          Os.networkInterfaces = () => {
+            throw new Error("uv_interface_addresses returned EAFNOSUPPORT")
+          }
+          syncBuiltinESMExports()
+          return before
+        }),
+        (before) =>
+          Effect.sync(() => {
+            Os.networkInterfaces = before
+            syncBuiltinESMExports()
+          })
+      )
+      assert.strictEqual(String(inetAddress("fe80::1%eth0", 7)), "[fe80::1]:7")
+    }))
+
   it("has an address for a client on a link that is gone", () => {
-    const [name = "lo"] = Object.keys(networkInterfaces())
+    const [name = "lo"] = Object.keys(Os.networkInterfaces())
     assert.strictEqual(String(inetAddress("fe80::1%gone", 7)), "[fe80::1]:7")
     assert.strictEqual(String(inetAddress("fe80::1%3", 7)), "[fe80::1%3]:7")
     assert.strictEqual(inetAddress(`fe80::1%${name}`, 7).port, 7)

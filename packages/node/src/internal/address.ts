@@ -13,8 +13,20 @@ export const inetAddress = (host: string | undefined, port: number | undefined):
   if (host === undefined || port === undefined) return unknown
   const zone = host.indexOf("%")
   if (zone === -1) return NetAddress.toCanonical(NetAddress.inetAddressFromNativeUnsafe(host, port))
-  const ids = NetAddress.scopeIdsFromInterfaces(Object.entries(networkInterfaces()))
+  const ids = scopeIds()
   // The interface may be gone by the time that somebody asks.
   const isKnown = ids.has(host.slice(zone + 1)) || /^\d+$/.test(host.slice(zone + 1))
   return NetAddress.inetAddressFromNativeUnsafe(isKnown ? host : host.slice(0, zone), port, ids)
+}
+
+/**
+ * The numbers of the interfaces that link-local addresses name, `fe80::1%eth0`. The system may forbid to ask, as systemd does by
+ * `RestrictAddressFamilies=` without `AF_NETLINK`.
+ */
+export const scopeIds = (): Map<string, number> => {
+  try {
+    return NetAddress.scopeIdsFromInterfaces(Object.entries(networkInterfaces()))
+  } catch {
+    return new Map()
+  }
 }
