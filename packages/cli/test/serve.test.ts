@@ -1,9 +1,9 @@
 /** `socketserver serve` and `exec`, as a user has them: processes, and clients that nobody here wrote. */
 import { assert, describe, it } from "@effect/vitest"
 import { Framing } from "@socketserver/core"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import { spawnSync } from "node:child_process"
-import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import * as Net from "node:net"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -752,6 +752,22 @@ describe("exec", () => {
       yield* server.signal("SIGTERM")
       assert.deepStrictEqual(yield* client.out.rest, ["goodbye"])
       assert.strictEqual(yield* server.exitCode, 0)
+    }))
+
+  it.live("leaves no process behind where a second signal ends it at once", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("exec", "--tcp", "0", "--", "sh", "-c", "echo $$; exec sleep 600")
+      const client = yield* connect(server.at["tcp"]!)
+      const pid = yield* client.out.line
+      yield* server.signal("SIGTERM")
+      yield* server.signal("SIGHUP")
+      assert.include([129, 143], yield* server.exitCode)
+      // Gone, or only waiting for somebody to notice it.
+      const isAlive = Effect.sync(() =>
+        existsSync(`/proc/${pid}/stat`) && !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "utf8"))
+      )
+      yield* Effect.repeat(isAlive, { until: (is) => !is, schedule: Schedule.spaced("10 millis") })
     }))
 
   it.live("asks for a command, and for where to listen", () =>
