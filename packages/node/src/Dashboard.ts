@@ -150,6 +150,8 @@ const dataOf = (servers: Servers, query: URLSearchParams): Effect.Effect<Data> =
 
 const digest = (text: string) => createHash("sha256").update(text).digest()
 
+const isHostName = /^([^:/[\]\s]+|\[[^/\]\s]+\])$/
+
 /** The name in a `Host` header, without the port. */
 const hostOf = (header: string | undefined): string => (header ?? "").toLowerCase().replace(/:\d*$/, "")
 
@@ -184,7 +186,7 @@ export interface Options<Tag> {
   readonly path?: `/${string}` | undefined
   /**
    * The names by which browsers may reach it, without port, `"ops.example.com"` for instance; who connects does not matter
-   * then. Default: `localhost`, `127.0.0.1` and `[::1]`, from this machine.
+   * then. Default: `localhost`, `127.0.0.1` and `[::1]`, from this machine. One with a port or a scheme is a `ListenError`.
    */
   readonly hosts?: ReadonlyArray<string> | undefined
   /** Default: `Server.Server` alone. */
@@ -205,6 +207,15 @@ export const routes = (
     const secret = Redacted.value(token)
     if (secret.length < leastToken) {
       return yield* invalid("token", "<redacted>", `at least ${leastToken} characters`)
+    }
+    for (const host of hosts ?? []) {
+      if (!isHostName.test(host)) {
+        return yield* invalid(
+          "hosts",
+          host,
+          "names as browsers have them, without scheme and port: \"ops.example.com\", \"[::1]\""
+        )
+      }
     }
     const expected = digest(secret)
     const scope = yield* Effect.scope
