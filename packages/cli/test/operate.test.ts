@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
+import { jsonLine, printable } from "../src/internal/text.ts"
 import { ask, commands, connect, handlers, start, startInTerminal } from "./utils.ts"
 
 /** A client that is in, and has said its name. */
@@ -138,6 +139,15 @@ describe("a running program", () => {
     }), 60_000)
 })
 
+describe("what clients bring", () => {
+  it("tells a terminal nothing, in text and in JSON", () => {
+    const text = "a\u001b[31m\u009b1m\u007f\u202e"
+    assert.strictEqual(printable(text), "a?[31m?1m??")
+    assert.strictEqual(jsonLine({ text }), `{"text":"a\\u001b[31m\\u009b1m\\u007f\u202e"}`)
+    assert.deepStrictEqual(JSON.parse(jsonLine({ text })), { text })
+  })
+})
+
 describe("top", () => {
   it.live("shows servers and connections, once, or again and again", () =>
     Effect.gen(function*() {
@@ -188,19 +198,26 @@ describe("in a terminal", () => {
       assert.isTrue(screen.all().endsWith("\r\u001b[2K"))
     }))
 
-  it.live("serve writes plain lines where it is told to", () =>
-    Effect.gen(function*() {
-      const { env, runtime } = yield* commands
-      const path = join(runtime, "x.sock")
-      const { exitCode, interrupt, screen } = yield* startInTerminal(
-        ["serve", handlers, "--unix", path, "--no-status"],
-        env
-      )
-      yield* screen.shows("Ctrl-C drains")
-      yield* interrupt
-      assert.strictEqual(yield* exitCode, 0)
-      assert.notInclude(screen.all(), "\u001b")
-    }))
+  const plain = [["where it is told to", "xterm", ["--no-status"]], [
+    "in a terminal that has nothing else",
+    "dumb",
+    []
+  ]] as const
+  for (const [title, TERM, options] of plain) {
+    it.live(`serve writes plain lines ${title}`, () =>
+      Effect.gen(function*() {
+        const { env, runtime } = yield* commands
+        const path = join(runtime, "x.sock")
+        const { exitCode, interrupt, screen } = yield* startInTerminal(
+          ["serve", handlers, "--unix", path, ...options],
+          { ...env, TERM }
+        )
+        yield* screen.shows("Ctrl-C drains")
+        yield* interrupt
+        assert.strictEqual(yield* exitCode, 0)
+        assert.notInclude(screen.all(), "\u001b")
+      }))
+  }
 })
 
 describe("the command", () => {

@@ -1,9 +1,9 @@
 /** `socketserver serve` and `exec`, as a user has them: processes, and clients that nobody here wrote. */
 import { assert, describe, it } from "@effect/vitest"
 import { Framing } from "@socketserver/core"
-import { Effect } from "effect"
+import { Effect, Schedule } from "effect"
 import { spawnSync } from "node:child_process"
-import { chmodSync, existsSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from "node:fs"
 import * as Net from "node:net"
 import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -97,8 +97,28 @@ describe("serve", () => {
       })
       assert.strictEqual(yield* short.exitCode, 1)
       const errors = (yield* short.errors.rest).join("\n")
-      assert.match(errors, /no dashboard on port 0: .*token.*16 characters/)
-      assert.notInclude(errors, "secret")
+      assert.strictEqual(errors, "no dashboard: SOCKETSERVER_DASHBOARD_TOKEN has to have at least 16 characters")
+    }))
+
+  it.live("ends, with a page, also while somebody has sent half a request to that, and logs nothing of it", () =>
+    Effect.gen(function*() {
+      const { spawned } = yield* commands
+      const server = yield* spawned(["serve", handlers, "--tcp", "0", "--control", "none", "--dashboard", "0"])
+      const [, at] = yield* server.out.lineWith(/dashboard at http:\/\/(\S+)\/dashboard/)
+      yield* server.out.lineWith(/^Ctrl-C/)
+      const whole = yield* connect(at!)
+      yield* whole.send("GET /other HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+      assert.match((yield* whole.out.rest)[0]!, /404/)
+      const half = yield* connect(at!)
+      yield* half.send("GET /dashboard HTTP/1.1\r\nHost: loc")
+      // It has the half of it when it answers the next one.
+      const another = yield* connect(at!)
+      yield* another.send("GET /dashboard HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+      yield* another.out.rest
+      yield* server.signal("SIGTERM")
+      assert.strictEqual(yield* server.exitCode, 0)
+      const report = yield* server.out.rest
+      assert.strictEqual(report.length, 1, report.join("\n"))
     }))
 
   for (const dispatch of ["serial", "fiber", "thread", "process"]) {
@@ -134,6 +154,47 @@ describe("serve", () => {
       assert.strictEqual(yield* first.out.line, "FIRST")
       assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "second\n"), [])
       assert.deepStrictEqual(yield* first.out.rest, [])
+    }))
+
+  it.live("ends though its module would keep the process", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const module = join(yield* workspace, "busy.ts")
+      writeFileSync(module, "setInterval(() => {}, 1000)\nexport default (c: any) => c.write(\"hi\\n\")\n")
+      const server = yield* serve("serve", module, "--tcp", "0")
+      yield* server.signal("SIGTERM")
+      assert.strictEqual(yield* server.exitCode, 0)
+    }))
+
+  it.live("ends with the code of the signal where that comes before it serves", () =>
+    Effect.gen(function*() {
+      const { spawned } = yield* commands
+      const module = join(yield* workspace, "slow.ts")
+      writeFileSync(
+        module,
+        "console.log(\"loading\")\nawait new Promise(() => setInterval(() => {}, 1000))\nexport default () => {}\n"
+      )
+      const server = yield* spawned(["serve", module, "--tcp", "0"])
+      yield* server.out.lineWith(/^loading$/)
+      yield* server.signal("SIGTERM")
+      assert.strictEqual(yield* server.exitCode, 143)
+    }))
+
+  it.live("goes on when nobody reads what it prints any more, neither its output nor its errors", () =>
+    Effect.gen(function*() {
+      const { spawned } = yield* commands
+      const module = join(yield* workspace, "loud.ts")
+      writeFileSync(
+        module,
+        "export default (c: any) => { process.stdout.write(\"a\\n\"); process.stderr.write(\"b\\n\"); return c.write(\"hi\\n\") }\n"
+      )
+      const server = yield* spawned(["serve", module, "--tcp", "0", "--control", "none"])
+      const [, at] = yield* server.out.lineWith(/listening on (\S+) /)
+      yield* server.out.lineWith(/^Ctrl-C/)
+      yield* server.unread
+      for (let i = 0; i < 3; i++) assert.deepStrictEqual(yield* ask(at!, ""), ["hi"])
+      yield* server.signal("SIGTERM")
+      assert.strictEqual(yield* server.exitCode, 0)
     }))
 
   it.live("ends at once, with the code of the signal, at the second one", () =>
@@ -199,6 +260,47 @@ describe("serve", () => {
       }),
     60_000
   )
+
+  it.live("loads a module again when a file comes that it had asked for in vain", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const folder = yield* workspace
+      const module = join(folder, "changing.ts")
+      const text = (word: string, from: string) => `${from}export default (c: any) => c.write(${word} + "\\n")\n`
+      writeFileSync(module, text("\"first\"", ""))
+      const server = yield* serve("serve", module, "--tcp", "0", "--watch")
+      writeFileSync(module, text("word", "import { word } from \"./word.ts\"\n"))
+      yield* server.errors.lineWith(/not loaded, the handler from before goes on: .*Cannot find module.*word\.ts/)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, ""), ["first"])
+      writeFileSync(join(folder, "word.ts"), "export const word = \"second\"\n")
+      yield* server.out.lineWith(/loaded again/)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, ""), ["second"])
+    }))
+
+  it.live("says so where files cannot be watched", () =>
+    Effect.gen(function*() {
+      const { env, runtime } = yield* commands
+      const preload = join(runtime, "preload.mjs")
+      writeFileSync(
+        preload,
+        "import fs from \"node:fs\"\nimport { syncBuiltinESMExports } from \"node:module\"\n" +
+          "fs.watch = () => { throw new Error(\"ENOSPC: System limit for number of file watchers reached\") }\n" +
+          "syncBuiltinESMExports()\n"
+      )
+      const server = yield* start(
+        process.execPath,
+        ["--import", preload, bin, "serve", handlers, "--tcp", "0", "--control", "none", "--watch"],
+        { env }
+      )
+      assert.strictEqual(
+        yield* server.errors.line,
+        `cannot watch ${
+          dirname(handlers)
+        }, changes there go unnoticed: ENOSPC: System limit for number of file watchers reached`
+      )
+      const [, at] = yield* server.out.lineWith(/listening on (\S+) /)
+      assert.deepStrictEqual(yield* ask(at!, "still here\n"), ["STILL HERE"])
+    }))
 
   for (const kind of ["thread", "process"]) {
     it.live(
@@ -652,6 +754,22 @@ describe("exec", () => {
       assert.strictEqual(yield* server.exitCode, 0)
     }))
 
+  it.live("leaves no process behind where a second signal ends it at once", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const server = yield* serve("exec", "--tcp", "0", "--", "sh", "-c", "echo $$; exec sleep 600")
+      const client = yield* connect(server.at["tcp"]!)
+      const pid = yield* client.out.line
+      yield* server.signal("SIGTERM")
+      yield* server.signal("SIGHUP")
+      assert.include([129, 143], yield* server.exitCode)
+      // Gone, or only waiting for somebody to notice it.
+      const isAlive = Effect.sync(() =>
+        existsSync(`/proc/${pid}/stat`) && !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "utf8"))
+      )
+      yield* Effect.repeat(isAlive, { until: (is) => !is, schedule: Schedule.spaced("10 millis") })
+    }))
+
   it.live("asks for a command, and for where to listen", () =>
     Effect.gen(function*() {
       const { run } = yield* commands
@@ -676,5 +794,31 @@ describe("the runtime directory", () => {
       const { code, errors } = yield* run("serve", handlers, "--tcp", "0", "--name", "other")
       assert.match(errors.join("\n"), /is not a directory of this user's alone/)
       assert.strictEqual(code, 1)
+      // Nor is anybody believed who answers there.
+      for (const args of [["connections"], ["connections", "--control", "upper"]]) {
+        const asked = yield* run(...args)
+        assert.match(asked.errors.join("\n"), /^no running server found in /)
+        assert.strictEqual(asked.code, 1)
+      }
+    }))
+
+  it.live("that is no directory, or not there any more, is an error that says what to do, or left for another", () =>
+    Effect.gen(function*() {
+      const { env, run, runtime } = yield* commands
+      writeFileSync(join(runtime, "socketserver"), "")
+      assert.match((yield* run("connections")).errors.join("\n"), /^no running server found in /)
+      const { errors } = yield* run("serve", handlers, "--tcp", "0")
+      assert.match(errors.join("\n"), /name another place by --control PATH, or none by --control none$/)
+
+      for (const XDG_RUNTIME_DIR of [join(runtime, "gone"), "relative", ""]) {
+        const program = yield* start(process.execPath, [bin, "serve", handlers, "--tcp", "0"], {
+          env: { ...env, XDG_RUNTIME_DIR, TMPDIR: runtime }
+        })
+        const [, path] = yield* program.out.lineWith(/controlled at (.*)$/)
+        assert.strictEqual(path, join(runtime, `socketserver-${process.getuid!()}`, "upper.sock"))
+        yield* program.out.lineWith(/^Ctrl-C/)
+        yield* program.signal("SIGTERM")
+        assert.strictEqual(yield* program.exitCode, 0)
+      }
     }))
 })

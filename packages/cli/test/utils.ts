@@ -85,6 +85,11 @@ export const start = (
       errors: linesOf(child.stderr!),
       send: (text: string) => Effect.sync(() => void child.stdin!.write(text)),
       finish: Effect.sync(() => void child.stdin!.end()),
+      /** Closes the pipes that it writes to. */
+      unread: Effect.sync(() => {
+        child.stdout!.destroy()
+        child.stderr!.destroy()
+      }),
       signal: (name: NodeJS.Signals) => Effect.sync(() => void child.kill(name)),
       /** The exit code, or the signal, when the program has ended and all its output is there. */
       exitCode: Effect.promise(() => ended)
@@ -96,7 +101,7 @@ export const startInTerminal = (args: ReadonlyArray<string>, env: Readonly<Recor
   Effect.acquireRelease(
     Effect.sync(() =>
       spawn("script", ["-qefc", ["exec", process.execPath, bin, ...args].join(" "), "/dev/null"], {
-        env: { ...process.env, SHELL: "/bin/sh", ...env }
+        env: { ...process.env, SHELL: "/bin/sh", TERM: "xterm", ...env }
       })
     ),
     (child) => Effect.sync(() => child.kill("SIGKILL"))

@@ -36,6 +36,7 @@ import * as Dispatch from "@socketserver/core/Dispatch"
 import type { ListenError } from "@socketserver/core/ListenError"
 import * as Server from "@socketserver/core/Server"
 import type { DrainReport, ServerEvent } from "@socketserver/core/ServerEvent"
+import { StreamTransport } from "@socketserver/core/StreamTransport"
 import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Data from "effect/Data"
@@ -352,7 +353,9 @@ const matching = (where: Where): Result.Result<(connection: Server.ConnectionInf
       isPeer(connection.peer) &&
       (state === undefined || connection.state === state) &&
       Duration.toMillis(connection.age) >= olderThanMs &&
-      Object.entries(annotations).every(([key, value]) => String(plain(connection.annotations.get(key))) === value)
+      Object.entries(annotations).every(([key, value]) =>
+        connection.annotations.has(key) && String(plain(connection.annotations.get(key))) === value
+      )
   )
 }
 
@@ -570,6 +573,12 @@ const conversation = (servers: Servers) => (connection: Connection) => {
   )
 }
 
+/** Whoever operates a server gets in, also where its clients have taken all descriptors but the reserve. */
+const socket = (path: string) =>
+  Layer.effect(StreamTransport, Effect.map(StreamTransport, (transport) => ({ ...transport, steps: [] }))).pipe(
+    Layer.provide(unix({ path, mode: 0o600 }))
+  )
+
 /**
  * Opens a control for these servers, by these names, until the scope ends. The file has mode 0600.
  *
@@ -581,7 +590,7 @@ export const make = (options: {
   readonly path: string
   readonly servers: Servers
 }): Effect.Effect<void, ListenError, Scope.Scope> =>
-  unix({ path: options.path, mode: 0o600 }).pipe(
+  socket(options.path).pipe(
     Admission.maxConnections({
       max: maxClients,
       overflow: Admission.reject({

@@ -150,6 +150,8 @@ const dataOf = (servers: Servers, query: URLSearchParams): Effect.Effect<Data> =
 
 const digest = (text: string) => createHash("sha256").update(text).digest()
 
+const isHostName = /^([^:/[\]\s]+|\[[^/\]\s]+\])$/
+
 /** The name in a `Host` header, without the port. */
 const hostOf = (header: string | undefined): string => (header ?? "").toLowerCase().replace(/:\d*$/, "")
 
@@ -184,7 +186,7 @@ export interface Options<Tag> {
   readonly path?: `/${string}` | undefined
   /**
    * The names by which browsers may reach it, without port, `"ops.example.com"` for instance; who connects does not matter
-   * then. Default: `localhost`, `127.0.0.1` and `[::1]`, from this machine.
+   * then. Default: `localhost`, `127.0.0.1` and `[::1]`, from this machine. One with a port or a scheme is a `ListenError`.
    */
   readonly hosts?: ReadonlyArray<string> | undefined
   /** Default: `Server.Server` alone. */
@@ -205,6 +207,15 @@ export const routes = (
     const secret = Redacted.value(token)
     if (secret.length < leastToken) {
       return yield* invalid("token", "<redacted>", `at least ${leastToken} characters`)
+    }
+    for (const host of hosts ?? []) {
+      if (!isHostName.test(host)) {
+        return yield* invalid(
+          "hosts",
+          host,
+          "names as browsers have them, without scheme and port: \"ops.example.com\", \"[::1]\""
+        )
+      }
     }
     const expected = digest(secret)
     const scope = yield* Effect.scope
@@ -288,6 +299,9 @@ export const routes = (
  *
  * The token and the data go over the wire as they are: beyond this machine, put TLS before it, by a proxy or an SSH tunnel.
  *
+ * Without `gracefulShutdownTimeout`, half a request, which takes no token, holds up the HTTP server's end for 20 seconds, and so
+ * the drain.
+ *
  * **Example** (Beside a server, on this machine)
  *
  * ```ts
@@ -308,7 +322,11 @@ export const routes = (
  * const Page = Layer.unwrap(Effect.map(Config.Redacted("DASHBOARD_TOKEN"), (token) => Dashboard.layer({ token })))
  *
  * const Program = HttpRouter.serve(Page).pipe(
- *   Layer.provide(NodeHttpServer.layer(() => createServer(), { host: "127.0.0.1", port: 9090 })),
+ *   Layer.provide(NodeHttpServer.layer(() => createServer(), {
+ *     host: "127.0.0.1",
+ *     port: 9090,
+ *     gracefulShutdownTimeout: "1 second"
+ *   })),
  *   Layer.provideMerge(Echo)
  * )
  * ```

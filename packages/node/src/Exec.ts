@@ -45,6 +45,30 @@ export class CannotStart extends Data.TaggedError("CannotStart")<{ readonly comm
  */
 export const maxLogged = 1000
 
+// Processes that are to go with this one, also where it ends at once: they are groups of their own, which nobody else would end.
+const running = new Set<number>()
+
+const killAll = (): void => {
+  for (const pid of running) {
+    try {
+      process.kill(-pid, "SIGKILL")
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
+const endWithThisProcess = (pid: number) =>
+  Effect.sync(() => {
+    if (running.size === 0) process.on("exit", killAll)
+    running.add(pid)
+  })
+
+const forget = (pid: number) =>
+  Effect.sync(() => {
+    if (running.delete(pid) && running.size === 0) process.off("exit", killAll)
+  })
+
 /** What is still to come from a process that has ended. Others may have its output open, too, and are not waited for. */
 const theRestOf = <A, E>(fiber: Fiber.Fiber<A, E>) => Effect.timeoutOption(Fiber.await(fiber), "1 second")
 
@@ -83,7 +107,7 @@ const logLines = (bytes: Stream.Stream<Uint8Array, unknown>) =>
  *
  * Who is there is in the process's environment, by the names of tcpserver: `PROTO`, `TCPREMOTEIP`, `TCPREMOTEPORT`, `TCPLOCALIP`,
  * `TCPLOCALPORT`. The connection is annotated with its `pid`. In a drain the process sees the end of its input, and after `grace`
- * SIGTERM: let the server's `kill` be longer than `killAfter`.
+ * SIGTERM: let the server's `kill` be longer than `killAfter`. Where this process exits, its processes are killed.
  *
  * **Example** (A calculator for each client)
  *
@@ -107,14 +131,18 @@ export const exec = (command: string, args: ReadonlyArray<string> = [], options:
   const forceKillAfter = options.killAfter ?? "3 seconds"
 
   return Effect.fnUntraced(function*(connection: Connection) {
+    let pid = 0
+    yield* Effect.addFinalizer(() => forget(pid))
     // When the scope closes, whatever the process has started goes too: they are a process group.
     const child = yield* ChildProcess.make(command, args, {
       env: environment(connection),
       extendEnv: true,
       forceKillAfter
     }).pipe(Effect.mapError((cause) => new CannotStart({ command, cause })))
-    yield* connection.annotate("pid", child.pid)
-    yield* Effect.annotateLogsScoped({ command, pid: child.pid })
+    pid = child.pid
+    yield* endWithThisProcess(pid)
+    yield* connection.annotate("pid", pid)
+    yield* Effect.annotateLogsScoped({ command, pid })
 
     // To the process, a lost connection is not the end of its input: it would take half a file for the whole. It is killed,
     // and only then its input closes.

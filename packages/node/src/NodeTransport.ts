@@ -20,7 +20,7 @@ import { isMainThread } from "node:worker_threads"
 import { inetAddress, unnamed } from "./internal/address.ts"
 import { adopt, type Adoptable, systemdSocket } from "./internal/adopt.ts"
 import * as descriptors from "./internal/descriptors.ts"
-import { listen, notAvailable } from "./internal/listen.ts"
+import { listen, notAvailable, toListenError } from "./internal/listen.ts"
 import { checkInteger, defined, invalid } from "./internal/options.ts"
 import type { TlsOptions } from "./internal/tlsOptions.ts"
 import { makeStep, ofSockets } from "./internal/tlsStep.ts"
@@ -171,7 +171,7 @@ export interface UnixOptions extends StreamOptions {
  *
  * **Details**
  *
- * The file is removed when the listener closes. Clients without a path of their own, which is nearly all, have the empty
+ * The file is removed when the listener closes, unless another server's has taken its place. Clients without a path of their own, which is nearly all, have the empty
  * path as `peer`. Binding fails with `ListenError`: `AddressInUse`, `PermissionDenied`, `AddressNotAvailable` for a
  * directory that does not exist, `InvalidOption` for a path that is too long.
  *
@@ -206,15 +206,27 @@ export const unix = (options: UnixOptions): Layer.Layer<StreamTransport> =>
         if (!isAbstract) yield* checkPath(path)
         if (unlinkStale && !isAbstract) yield* removeStale(path)
         const address = NetAddress.unixPathAddress(path)
+        const addressText = `unix://${isAbstract ? `@${path.slice(1)}` : path}`
+        let own: Fs.BigIntStats | undefined
         const listener = yield* listen({
           server: common.server,
           listen: { ...common.listen, path },
-          address: `unix://${isAbstract ? `@${path.slice(1)}` : path}`,
-          around: mode === undefined ? undefined : withUmask(0o777 & ~mode),
+          address: addressText,
+          around: (bind) => {
+            if (mode === undefined) bind()
+            else withUmask(0o777 & ~mode, bind)
+            own = fileAt(path)
+          },
+          close: (server) => closeFile(server, path, own),
           addressOf: () => address,
           addresses: { peerOf: () => unnamed, localOf: () => address }
         }, onConnection)
-        if (mode !== undefined) yield* Effect.sync(() => Fs.chmodSync(path, mode))
+        if (mode !== undefined) {
+          yield* Effect.try({
+            try: () => Fs.chmodSync(path, mode),
+            catch: (error) => toListenError(error as NodeJS.ErrnoException, addressText)
+          })
+        }
         return listener
       })
     })
@@ -665,36 +677,70 @@ const keepAliveOptions = (keepAlive: TcpOptions["keepAlive"]) => {
 /** What the system would report less clearly: a missing directory as a lack of permission, any file as an address in use. */
 const checkPath = (path: string) =>
   Effect.suspend(() => {
-    const detail = !Fs.existsSync(dirname(path))
+    const detail = isMissing(dirname(path))
       ? `the directory ${dirname(path)} does not exist; create it first`
-      : Fs.existsSync(path) && !isSocket(path)
+      : fileAt(path)?.isSocket() === false
       ? "a file that is not a socket is there; remove it, or choose another path"
       : undefined
     return detail === undefined ? Effect.void : Effect.fail(notAvailable(`unix://${path}`, detail))
   })
 
+/** Not where it cannot be known: a directory within one that is closed to this process. */
+const isMissing = (directory: string): boolean => {
+  try {
+    return Fs.statSync(directory, { throwIfNoEntry: false }) === undefined
+  } catch {
+    return false
+  }
+}
+
 /** Removes `path` if it is a socket that nobody listens on. Anything else is left for `bind` to complain about. */
 const removeStale = (path: string) =>
-  Effect.callback<void>((resume) => {
-    if (!isSocket(path)) return resume(Effect.void)
+  Effect.callback<void, ListenError>((resume) => {
+    const found = fileAt(path)
+    if (found?.isSocket() !== true) return resume(Effect.void)
     const probe = Net.connect({ path })
-    const done = () => {
+    const done = (result: Effect.Effect<void, ListenError>) => {
       probe.destroy()
-      resume(Effect.void)
+      resume(result)
     }
-    probe.once("connect", done)
+    probe.once("connect", () => done(Effect.void))
     probe.once("error", (error: NodeJS.ErrnoException) => {
-      if (error.code === "ECONNREFUSED") Fs.rmSync(path, { force: true })
-      done()
+      // While it was asked, another server may have found it stale too, and be there by now.
+      const now = error.code === "ECONNREFUSED" ? fileAt(path) : undefined
+      if (now?.ino !== found.ino || now.ctimeNs !== found.ctimeNs) return done(Effect.void)
+      done(Effect.try({
+        try: () => Fs.rmSync(path, { force: true }),
+        catch: (error) => toListenError(error as NodeJS.ErrnoException, `unix://${path}`)
+      }))
     })
     return Effect.sync(() => probe.destroy())
   })
 
-const isSocket = (path: string): boolean => {
+/** Node removes the path of a socket that it closes, whosever file is there by then. Another's is put aside for the moment. */
+const closeFile = (server: Net.Server, path: string, own: Fs.BigIntStats | undefined): void => {
+  const now = fileAt(path)
+  let aside: string | undefined
+  if (now !== undefined && own !== undefined && (now.dev !== own.dev || now.ino !== own.ino)) {
+    try {
+      Fs.linkSync(path, `${path}.${process.pid}`)
+      aside = `${path}.${process.pid}`
+    } catch {
+      // Where nothing can be put, nothing can be removed either.
+    }
+  }
+  server.close()
+  if (aside === undefined) return
+  Fs.renameSync(aside, path)
+  // Where Node has not removed the path, both names are still the same file, and renaming does nothing.
+  Fs.rmSync(aside, { force: true })
+}
+
+const fileAt = (path: string): Fs.BigIntStats | undefined => {
   try {
-    return Fs.lstatSync(path).isSocket()
+    return Fs.lstatSync(path, { bigint: true })
   } catch {
-    return false
+    return undefined
   }
 }
 
@@ -702,7 +748,7 @@ const isSocket = (path: string): boolean => {
  * The mode is set by `chmod` in the end; until then nobody may do more than it allows. Threads cannot have an umask of their
  * own: there the file has the process's mode for a moment.
  */
-const withUmask = (umask: number) => (bind: () => void): void => {
+const withUmask = (umask: number, bind: () => void): void => {
   if (!isMainThread) return bind()
   const before = process.umask(umask)
   try {

@@ -1,13 +1,13 @@
 /** Limits at real sockets: the process's descriptors, farewells to clients that do not read, a listener that comes and goes. */
 import { assert, describe, it } from "@effect/vitest"
 import { Admission, Dispatch, Server, type StreamTransport } from "@socketserver/core"
-import { NodeDispatch, NodeTransport } from "@socketserver/node"
+import { ControlClient, NodeDispatch, NodeTransport } from "@socketserver/node"
 import { Context, Effect, Layer, Schedule, Stream } from "effect"
 import { spawn } from "node:child_process"
 import { existsSync } from "node:fs"
 import * as Net from "node:net"
 import { createInterface } from "node:readline"
-import { connect, eventLoopTurn, once, portOf, receiveAll } from "./utils.ts"
+import { connect, directory, eventLoopTurn, once, portOf, receiveAll } from "./utils.ts"
 import { echo } from "./workers/handlers.ts"
 
 const start = (
@@ -115,34 +115,40 @@ describe("requests in workers", () => {
 })
 
 /** A server in a process that may have 64 descriptors; it says what it knows when it is asked. */
-const withFewDescriptors = Effect.acquireRelease(
-  Effect.callback<{
-    readonly port: number
-    readonly ask: Effect.Effect<
-      { readonly status: string; readonly open: number; readonly refused: Record<string, number>; readonly cpu: number }
-    >
-    readonly exited: () => boolean
-    readonly kill: () => void
-  }>((resume) => {
-    const script = new URL("./admission/fewDescriptors.ts", import.meta.url).pathname
-    const child = spawn("sh", ["-c", "ulimit -n 64 && exec \"$0\" \"$1\"", process.execPath, script], {
-      stdio: ["pipe", "pipe", "inherit"]
-    })
-    const lines = createInterface(child.stdout)
-    child.once("exit", () => resume(Effect.die(new Error("the server has ended"))))
-    lines.once("line", (line) =>
-      resume(Effect.succeed({
-        port: Number(line),
-        ask: Effect.callback((answer) => {
-          lines.once("line", (line) => answer(Effect.succeed(JSON.parse(line))))
-          child.stdin.write("\n")
-        }),
-        exited: () => child.exitCode !== null || child.signalCode !== null,
-        kill: () => child.kill("SIGKILL")
-      })))
-  }),
-  ({ kill }) => Effect.sync(kill)
-)
+const withFewDescriptors = (control: string) =>
+  Effect.acquireRelease(
+    Effect.callback<{
+      readonly port: number
+      readonly ask: Effect.Effect<
+        {
+          readonly status: string
+          readonly open: number
+          readonly refused: Record<string, number>
+          readonly cpu: number
+        }
+      >
+      readonly exited: () => boolean
+      readonly kill: () => void
+    }>((resume) => {
+      const script = new URL("./admission/fewDescriptors.ts", import.meta.url).pathname
+      const child = spawn("sh", ["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", process.execPath, script, control], {
+        stdio: ["pipe", "pipe", "inherit"]
+      })
+      const lines = createInterface(child.stdout)
+      child.once("exit", () => resume(Effect.die(new Error("the server has ended"))))
+      lines.once("line", (line) =>
+        resume(Effect.succeed({
+          port: Number(line),
+          ask: Effect.callback((answer) => {
+            lines.once("line", (line) => answer(Effect.succeed(JSON.parse(line))))
+            child.stdin.write("\n")
+          }),
+          exited: () => child.exitCode !== null || child.signalCode !== null,
+          kill: () => child.kill("SIGKILL")
+        })))
+    }),
+    ({ kill }) => Effect.sync(kill)
+  )
 
 const visit = (port: number) =>
   Effect.callback<{ readonly socket: Net.Socket; readonly isServed: boolean }>((resume) => {
@@ -157,7 +163,8 @@ describe.runIf(existsSync("/proc/self/limits"))("a process that runs out of desc
     "refuses clients before it does, says so, and serves again when some have left",
     () =>
       Effect.gen(function*() {
-        const { ask, exited, port } = yield* withFewDescriptors
+        const control = `${yield* directory}/control.sock`
+        const { ask, exited, port } = yield* withFewDescriptors(control)
         for (let round = 1; round <= 3; round++) {
           const visits = yield* Effect.forEach(Array.from({ length: 100 }), () => visit(port), {
             concurrency: "unbounded"
@@ -167,6 +174,9 @@ describe.runIf(existsSync("/proc/self/limits"))("a process that runs out of desc
           assert.isAbove(served.length, 4)
           assert.isBelow(served.length, 64 - 16)
           assert.deepStrictEqual([full.status, full.open], ["saturated", served.length])
+          // Whoever operates it gets in.
+          const { open } = yield* ControlClient.request(control, { do: "stats" })
+          assert.strictEqual(open, served.length)
           // Each that was not served is known to have been refused: none was dropped by Node.
           assert.strictEqual(full.refused["descriptors"], round * (100 - served.length))
           for (const { socket } of visits) socket.destroy()

@@ -105,7 +105,8 @@ describe("Control", () => {
           { peer: "127.0.0.2" },
           { state: "queued" },
           { olderThanMs: 3_600_000 },
-          { annotations: { user: "bob" } }
+          { annotations: { user: "bob" } },
+          { annotations: { other: "undefined" } }
         ] as ReadonlyArray<Control.Where>
       ) {
         assert.strictEqual(yield* close(where), 0)

@@ -168,6 +168,16 @@ describe("Dashboard, its routes", () => {
       assert.strictEqual((yield* ask(port, "/dashboard/data", { host: "localhost" })).status, 403)
     }))
 
+  it.live("does not start with names that no browser would come with", () =>
+    Effect.gen(function*() {
+      const token = Redacted.make("0123456789abcdef")
+      for (const host of ["ops.example.com:443", "https://ops.example.com", "::1", ""]) {
+        const error = yield* serve(Dashboard.routes({}, { token, hosts: [host] })).pipe(Effect.flip)
+        assert.include(error.message, `option \`hosts\` is ${JSON.stringify(host)}: expected names`)
+      }
+      yield* serve(Dashboard.routes({}, { token, hosts: ["ops.example.com", "[::1]", "10.0.0.1"] }))
+    }))
+
   it.live("does not start with a token that is soon guessed", () =>
     Effect.gen(function*() {
       const error = yield* serve(Dashboard.routes({}, { token: Redacted.make("secret") })).pipe(Effect.flip)

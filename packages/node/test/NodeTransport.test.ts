@@ -4,9 +4,21 @@ import { Dispatch, MemoryTransport, Server, type StreamTransport } from "@socket
 import { NodeTransport } from "@socketserver/node"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
-import { chmodSync, existsSync, renameSync, statSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  writeFileSync
+} from "node:fs"
+import { syncBuiltinESMExports } from "node:module"
 import * as Net from "node:net"
-import { join } from "node:path"
+import Os from "node:os"
+import { dirname, join } from "node:path"
+import { inetAddress } from "../src/internal/address.ts"
 import { connect, directory, eventLoopTurn, once, portOf, receiveAll, start } from "./utils.ts"
 
 const local = { host: "127.0.0.1", port: 0 }
@@ -38,6 +50,33 @@ describe("tcp", () => {
         `127.0.0.1:${portOf(server)}`
       ])
     }))
+
+  it.live("has an address for a client on a link where the system does not tell of links", () =>
+    Effect.gen(function*() {
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          const before = Os.networkInterfaces
+          Os.networkInterfaces = () => {
+            throw new Error("uv_interface_addresses returned EAFNOSUPPORT")
+          }
+          syncBuiltinESMExports()
+          return before
+        }),
+        (before) =>
+          Effect.sync(() => {
+            Os.networkInterfaces = before
+            syncBuiltinESMExports()
+          })
+      )
+      assert.strictEqual(String(inetAddress("fe80::1%eth0", 7)), "[fe80::1]:7")
+    }))
+
+  it("has an address for a client on a link that is gone", () => {
+    const [name = "lo"] = Object.keys(Os.networkInterfaces())
+    assert.strictEqual(String(inetAddress("fe80::1%gone", 7)), "[fe80::1]:7")
+    assert.strictEqual(String(inetAddress("fe80::1%3", 7)), "[fe80::1%3]:7")
+    assert.strictEqual(inetAddress(`fe80::1%${name}`, 7).port, 7)
+  })
 
   it.live("comes back at the same port after suspend and resume, also where the port was 0", () =>
     Effect.gen(function*() {
@@ -222,6 +261,33 @@ describe("unix", () => {
         assert.strictEqual((yield* failure(NodeTransport.unix({ path, mode: 0o600 }))).tag, "InvalidOption")
       })
   )
+
+  it.live("takes that place once, where two servers start at the same time", () =>
+    Effect.gen(function*() {
+      const path = join(yield* directory, "s.sock")
+      yield* leaveStale(path)
+      const starting = Array.from({ length: 2 }, () => Effect.exit(start(NodeTransport.unix({ path }), echo)))
+      const exits = yield* Effect.all(starting, { concurrency: "unbounded" })
+      assert.deepStrictEqual(exits.filter(Exit.isSuccess).length, 1)
+      const client = yield* connect(NetAddress.unixPathAddress(path))
+      client.end("hello")
+      assert.strictEqual(yield* receiveAll(client), "hello")
+    }))
+
+  it.live("leaves its file alone when it is another's by the time that it closes", () =>
+    Effect.gen(function*() {
+      const folder = yield* directory
+      const path = join(folder, "s.sock")
+      const scope = yield* Scope.make()
+      yield* Scope.provide(start(NodeTransport.unix({ path }), echo), scope)
+      renameSync(path, `${path}.old`)
+      yield* start(NodeTransport.unix({ path }), echo)
+      yield* Scope.close(scope, Exit.void)
+      const client = yield* connect(NetAddress.unixPathAddress(path))
+      client.end("hello")
+      assert.strictEqual(yield* receiveAll(client), "hello")
+      assert.deepStrictEqual(readdirSync(folder).toSorted(), ["s.sock", "s.sock.old"])
+    }))
 })
 
 /** Leaves a socket file that nobody listens on. */
@@ -308,21 +374,52 @@ describe("bad input is one tagged error that names the address or option and say
       assert.match(message, new RegExp(`^127\\.0\\.0\\.1:${portOf(server)} is already in use: stop the program`))
     }))
 
+  const asNobody = Effect.acquireRelease(
+    Effect.sync(() => process.getuid!() === 0 && process.seteuid!("nobody")),
+    (changed) => Effect.sync(() => changed !== false && process.seteuid!(0))
+  )
+
   it.live("no permission", () =>
     Effect.gen(function*() {
       const closed = yield* directory
       chmodSync(closed, 0o500)
       // Root may write everywhere: this process is nobody for the while.
-      yield* Effect.acquireRelease(
-        Effect.sync(() => process.getuid!() === 0 && process.seteuid!("nobody")),
-        (changed) => Effect.sync(() => changed !== false && process.seteuid!(0))
-      )
+      yield* asNobody
       const { message, tag } = yield* failure(NodeTransport.unix({ path: join(closed, "s.sock") }))
       assert.strictEqual(tag, "PermissionDenied")
       assert.match(
         message,
         /^no permission to listen on unix:.*s\.sock: choose a port above 1023, or a path in a directory/
       )
+    }))
+
+  it.live("a socket file that a crashed server has left, and that may not be removed", () =>
+    Effect.gen(function*() {
+      const path = join(yield* directory, "s.sock")
+      yield* leaveStale(path)
+      chmodSync(path, 0o666)
+      chmodSync(dirname(path), 0o555)
+      yield* asNobody
+      assert.strictEqual((yield* failure(NodeTransport.unix({ path }))).tag, "PermissionDenied")
+    }))
+
+  it.live("a directory in one that may not be entered is not said to be missing", () =>
+    Effect.gen(function*() {
+      const closed = yield* directory
+      mkdirSync(join(closed, "within"))
+      chmodSync(closed, 0o600)
+      yield* asNobody
+      assert.strictEqual(
+        (yield* failure(NodeTransport.unix({ path: join(closed, "within", "s.sock") }))).tag,
+        "PermissionDenied"
+      )
+    }))
+
+  it.live("a link to nowhere", () =>
+    Effect.gen(function*() {
+      const path = join(yield* directory, "s.sock")
+      symlinkSync("nowhere", path)
+      assert.match((yield* failure(NodeTransport.unix({ path }))).message, /a file that is not a socket is there/)
     }))
 })
 

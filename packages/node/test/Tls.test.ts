@@ -191,6 +191,18 @@ describe("openssl s_client", () => {
       const none = told(yield* sClient(server))
       assert.deepStrictEqual([none.authorized, none.subject], [false, undefined])
     }))
+
+  it.live("is not vouched for by whom the web trusts", () =>
+    Effect.gen(function*() {
+      yield* Effect.acquireRelease(
+        Effect.sync(() => Tls.getCACertificates("default")),
+        (before) => Effect.sync(() => Tls.setDefaultCACertificates(before))
+      )
+      Tls.setDefaultCACertificates([authority.cert])
+      const server = yield* serve(tell, { requestCert: true, rejectUnauthorized: false })
+      const known = told(yield* sClient(server, "-cert", alice.certFile, "-key", alice.keyFile))
+      assert.deepStrictEqual([known.authorized, known.subject], [false, "CN=alice"])
+    }))
 })
 
 describe("curl", () => {
@@ -278,6 +290,34 @@ describe("the certificate", () => {
       assert.strictEqual(yield* receiveAll(old), "still here")
     }))
 
+  it.live("stays where a server is resumed and its files cannot be used, and so do sessions", () =>
+    Effect.gen(function*() {
+      const path = yield* directory
+      const files = { certFile: join(path, "cert.pem"), keyFile: join(path, "key.pem") }
+      copyFileSync(localhost.certFile, files.certFile)
+      copyFileSync(localhost.keyFile, files.keyFile)
+      const messages: Array<string> = []
+      const logger = Logger.make<unknown, void>(({ logLevel, message }) => {
+        messages.push(`${logLevel}: ${String(message)}`)
+      })
+      const server = yield* start(
+        NodeTransport.tcp(local).pipe(NodeTransport.tls({ ...files, watch: false })),
+        tell
+      ).pipe(Effect.provide(Logger.layer([logger])))
+      const session = join(path, "session")
+      assert.isFalse(told(yield* sClient(server, "-sess_out", session)).sessionReused)
+      yield* server.suspend
+      writeFileSync(files.certFile, "not a certificate")
+      yield* server.resume
+      assert.isTrue(told(yield* sClient(server, "-sess_in", session)).sessionReused)
+      assert.isTrue(messages.some((message) => message.startsWith("Warn: TLS: the new certificate cannot be used")))
+      yield* server.suspend
+      copyFileSync(second.certFile, files.certFile)
+      copyFileSync(second.keyFile, files.keyFile)
+      yield* server.resume
+      assert.strictEqual(yield* subjectOf(server.address), "second.test")
+    }))
+
   it.live("or from an effect, that is run again when the program says so", () =>
     Effect.gen(function*() {
       let current = localhost
@@ -293,6 +333,34 @@ describe("the certificate", () => {
       current = second
       yield* Queue.offer(reloads, undefined)
       yield* Effect.repeat(subjectOf(server.address), { until: (subject) => subject === "second.test" })
+    }))
+})
+
+describe("an effect of the name", () => {
+  it.live("that does not end is interrupted with its handshake: by time, and when the client leaves", () =>
+    Effect.gen(function*() {
+      const begun = yield* Queue.unbounded<string>()
+      const interrupted = yield* Queue.unbounded<string>()
+      const server = yield* serve(tell, {
+        handshakeTimeout: "200 millis",
+        sni: (name) =>
+          Effect.andThen(Queue.offer(begun, name), Effect.never).pipe(
+            Effect.onInterrupt(() => Queue.offer(interrupted, name))
+          )
+      })
+      yield* Effect.forkChild(Effect.exit(connectTls(server.address, { servername: "slow.test" })), {
+        startImmediately: true
+      })
+      assert.strictEqual(yield* Queue.take(begun), "slow.test")
+      assert.strictEqual(yield* Queue.take(interrupted), "slow.test")
+
+      const leaving = Tls.connect({ ...connectOptions(server.address) as object, servername: "gone.test" })
+      leaving.on("error", () => {})
+      assert.strictEqual(yield* Queue.take(begun), "gone.test")
+      leaving.destroy()
+      assert.strictEqual(yield* Queue.take(interrupted), "gone.test")
+      yield* server.awaitIdle
+      assert.deepStrictEqual(yield* closed(server), { HandshakeFailed: 2 })
     }))
 })
 

@@ -6,31 +6,40 @@ import { ControlClient } from "@socketserver/node"
 import { Effect } from "effect"
 import * as Fs from "node:fs"
 import { tmpdir } from "node:os"
-import { basename, join, resolve } from "node:path"
+import { basename, isAbsolute, join, resolve } from "node:path"
 import { failure, misuse } from "./problem.ts"
 
-/** `$XDG_RUNTIME_DIR/socketserver`; without one, a directory of this user's among the temporary files. */
+/**
+ * `$XDG_RUNTIME_DIR/socketserver`; without one, a directory of this user's among the temporary files. The variable may be that
+ * of another session, whose directory is not there any more.
+ */
 const directory = (): string => {
   const runtime = process.env["XDG_RUNTIME_DIR"]
-  return runtime !== undefined && runtime !== ""
+  return runtime !== undefined && isAbsolute(runtime) && Fs.existsSync(runtime)
     ? join(runtime, "socketserver")
     : join(tmpdir(), `socketserver-${process.getuid?.() ?? 0}`)
 }
+
+const instead = "name another place by --control PATH, or none by --control none"
 
 /** The directory, which is this user's alone: in a directory that is everybody's, somebody else may have made it. */
 export const ownDirectory = Effect.suspend(() => {
   const path = directory()
   try {
-    Fs.mkdirSync(path, { recursive: true, mode: 0o700 })
-    const found = Fs.lstatSync(path)
-    if (!found.isDirectory() || found.uid !== process.getuid?.() || (found.mode & 0o022) !== 0) {
-      return failure(`${path} is not a directory of this user's alone: name another place by --control PATH`)
-    }
-    return Effect.succeed(path)
+    Fs.mkdirSync(path, { mode: 0o700 })
   } catch (error) {
-    return failure(`cannot make ${path}: ${(error as Error).message}; name another place by --control PATH`)
+    const { code, message } = error as NodeJS.ErrnoException
+    if (code !== "EEXIST") return failure(`cannot make ${path}: ${message}; ${instead}`)
   }
+  return isOwn(path)
+    ? Effect.succeed(path)
+    : failure(`${path} is not a directory of this user's alone: ${instead}`)
 })
+
+const isOwn = (path: string): boolean => {
+  const found = Fs.lstatSync(path, { throwIfNoEntry: false })
+  return found?.isDirectory() === true && found.uid === process.getuid?.() && (found.mode & 0o022) === 0
+}
 
 /** A path has a slash, a name has none. */
 export const pathOf = (control: string): Effect.Effect<string, never> =>
@@ -38,9 +47,12 @@ export const pathOf = (control: string): Effect.Effect<string, never> =>
 
 /** Who is asked: whom `--control` names, or the only one that runs. */
 export const find = Effect.fnUntraced(function*(control: string | undefined) {
-  if (control !== undefined) return yield* pathOf(control)
+  if (control?.includes("/") === true) return yield* pathOf(control)
   const place = directory()
-  const files = yield* Effect.sync(() => Fs.existsSync(place) ? Fs.readdirSync(place) : [])
+  // Whoever answers in another's directory may be anybody.
+  const isOurs = yield* Effect.sync(() => isOwn(place))
+  if (control !== undefined && isOurs) return yield* pathOf(control)
+  const files = yield* Effect.sync(() => isOurs ? Fs.readdirSync(place) : [])
   const running: Array<string> = []
   for (const file of files.filter((file) => file.endsWith(".sock")).toSorted()) {
     const answer = yield* ControlClient.request(join(place, file), { do: "servers" }).pipe(

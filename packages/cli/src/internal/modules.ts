@@ -3,7 +3,7 @@
  * by a path, has changed.
  */
 import { type Connection, type Datagram, Framing, Handler, type Message } from "@socketserver/core"
-import { Effect, Queue } from "effect"
+import { Console, Effect, Queue } from "effect"
 import * as Fs from "node:fs"
 import { registerHooks } from "node:module"
 import { basename, dirname, join, relative } from "node:path"
@@ -76,11 +76,12 @@ export class UserModule {
     Effect.sync(() => {
       this.hooks = registerHooks({
         resolve: (specifier, context, next) => {
-          const found = next(specifier, context)
-          const isOurs = /^(\.{0,2}\/|file:)/.test(specifier) && found.url.startsWith("file:") &&
-            context.parentURL?.startsWith("file:") === true &&
+          const isOurs = /^(\.{0,2}\/|file:)/.test(specifier) && context.parentURL?.startsWith("file:") === true &&
             this.files.has(fileURLToPath(withoutQuery(context.parentURL)))
-          if (!isOurs) return found
+          // Also one that is not there yet.
+          if (isOurs) this.files.add(fileURLToPath(new URL(withoutQuery(specifier), context.parentURL)))
+          const found = next(specifier, context)
+          if (!isOurs || !found.url.startsWith("file:")) return found
           this.files.add(fileURLToPath(withoutQuery(found.url)))
           return this.loads <= 1 ? found : { ...found, url: `${withoutQuery(found.url)}?load=${this.loads}` }
         }
@@ -161,21 +162,29 @@ export class UserModule {
   /** Waits for the next change of one of the files; those that come shortly after it belong to it. */
   readonly changes = Effect.gen({ self: this }, function*() {
     const queue = yield* Queue.sliding<void>(1)
-    const watched = new Map<string, Fs.FSWatcher>()
-    yield* Effect.addFinalizer(() => Effect.sync(() => watched.forEach((watcher) => watcher.close())))
+    const watched = new Map<string, Fs.FSWatcher | undefined>()
+    yield* Effect.addFinalizer(() => Effect.sync(() => watched.forEach((watcher) => watcher?.close())))
     // Editors replace files: it is the directory that tells.
-    const watch = () => {
-      for (const folder of new Set(Array.from(this.files, (file) => dirname(file)))) {
-        if (watched.has(folder)) continue
-        const watcher = Fs.watch(folder, (_, file) => {
-          if (file === null || this.files.has(join(folder, basename(file)))) Queue.offerUnsafe(queue, undefined)
-        })
-        watcher.on("error", () => {})
-        watched.set(folder, watcher)
-      }
-    }
+    const watchOne = (folder: string) =>
+      Effect.try({
+        try: () =>
+          Fs.watch(folder, (_, file) => {
+            if (file === null || this.files.has(join(folder, basename(file)))) Queue.offerUnsafe(queue, undefined)
+          }).on("error", () => {}),
+        catch: oneLine
+      }).pipe(
+        Effect.catch((message) =>
+          Effect.as(Console.error(`cannot watch ${folder}, changes there go unnoticed: ${message}`), undefined)
+        ),
+        Effect.map((watcher) => watched.set(folder, watcher))
+      )
+    const watch = Effect.suspend(() => {
+      const folders = new Set(Array.from(this.files, (file) => dirname(file)))
+      const fresh = Array.from(folders).filter((folder) => !watched.has(folder) && Fs.existsSync(folder))
+      return Effect.forEach(fresh, watchOne, { discard: true })
+    })
     return Effect.gen(function*() {
-      watch()
+      yield* watch
       yield* Queue.take(queue)
       yield* Effect.sleep("100 millis")
       yield* Queue.clear(queue)

@@ -6,8 +6,8 @@ import { find } from "./find.ts"
 import * as flags from "./flags.ts"
 import { failure, misuse, Problem } from "./problem.ts"
 import { firstSignal } from "./signals.ts"
-import { ratesSince } from "./status.ts"
-import { age, bytes, drained, parseDuration, printable, table } from "./text.ts"
+import { isTerminal, ratesSince } from "./status.ts"
+import { age, bytes, drained, jsonLine, parseDuration, printable, table } from "./text.ts"
 
 /** Whoever reads the output has enough of it, as `head` does: the exit code is that of SIGPIPE. */
 const endUnread = () => process.exit(141)
@@ -81,7 +81,7 @@ const connectionHeader = ["ID", "SERVER", "PEER", "STATE", "AGE", "IN", "OUT", "
 const connectionRow = (server: string, one: Control.ConnectionView): Array<string> => [
   String(one.id),
   server,
-  one.peer === "unix:" ? "-" : one.peer,
+  one.peer === "unix:" ? "-" : printable(one.peer),
   one.state,
   age(one.ageMs),
   bytes(one.bytesRead),
@@ -102,7 +102,7 @@ export const connections = Command.make(
           ControlClient.items(path, { do: "connections", server, where: holds }),
           (one) =>
             config.json
-              ? Console.log(JSON.stringify({ server, ...one }))
+              ? Console.log(jsonLine({ server, ...one }))
               : Effect.sync(() => void rows.push(connectionRow(server, one)))
         )
       }
@@ -233,7 +233,7 @@ export const events = Command.make("events", flags.running, (config) =>
     yield* Effect.forEach(names, (server) =>
       Stream.runForEach(
         ControlClient.items(path, { do: "events", server }),
-        (event) => Console.log(JSON.stringify({ server, ...event }))
+        (event) => Console.log(jsonLine({ server, ...event }))
       ), { concurrency: "unbounded", discard: true })
   })).pipe(Command.withDescription("Follows what happens in a running program: a line of JSON for each event"))
 
@@ -295,7 +295,7 @@ export const top = Command.make("top", {
     if (everyMs < 100 || everyMs > 3_600_000) return yield* misuse("--every is 100ms to 1h")
     const { names, path } = yield* meant(config)
     const { stdout } = process
-    const full = stdout.isTTY && !config.once
+    const full = isTerminal() && !config.once
     const restore = () => {
       if (full) stdout.write("\u001b[?25h\u001b[?1049l")
     }

@@ -14,5 +14,5 @@ export const misuse = (message: string): Problem => new Problem({ message, exitC
 /** Node's errors are in the `cause` of some that have no message of their own. */
 export const oneLine = (error: unknown): string => {
   const { cause, message } = error instanceof Error ? error : { message: String(error), cause: undefined }
-  return (message || String(cause)).replaceAll(/\s+/g, " ").trim()
+  return (message || (cause instanceof Error ? cause.message : String(cause))).replaceAll(/\s+/g, " ").trim()
 }

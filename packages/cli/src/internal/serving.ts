@@ -19,8 +19,8 @@ import { ownDirectory, pathOf } from "./find.ts"
 import { changing } from "./framings.ts"
 import type { Handlers, PlainHandler, PortableHandler, Subject, UserModule, Wanted } from "./modules.ts"
 import { failure, oneLine, type Problem } from "./problem.ts"
-import { firstSignal } from "./signals.ts"
-import { ratesSince, statusLine } from "./status.ts"
+import { firstSignal, unless } from "./signals.ts"
+import { isTerminal, ratesSince, statusLine } from "./status.ts"
 import { Swap } from "./swap.ts"
 import { bytes, clientFor, drained, place } from "./text.ts"
 
@@ -267,7 +267,8 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
     const asked = yield* firstSignal(() => restore?.())
     const watches = "module" in source && source.watch
     if (watches) yield* source.module.reloading
-    const handlers = "module" in source ? yield* source.module.load(source.wanted) : source.handlers
+    const unlessAsked = unless(asked)
+    const handlers = "module" in source ? yield* unlessAsked(source.module.load(source.wanted)) : source.handlers
 
     let framing = handlers.framing
     const framed = framing === undefined ? undefined : Transport.framed(watches ? changing(() => framing!) : framing)
@@ -276,7 +277,7 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       const kind = framing !== undefined ? "message" : isStream(listen) ? "connection" : "packet"
       unbuilt.push({ listen, runner: yield* runnerOf(options, kind, watches) })
     }
-    yield* Effect.flatten(prepareAll(unbuilt, handlers))
+    yield* unlessAsked(Effect.flatten(prepareAll(unbuilt, handlers)))
 
     const servers: Record<string, Server.Server["Service"]> = {}
     const stopped: Array<Effect.Effect<void>> = []
@@ -291,7 +292,9 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       })
       const server = Context.get(
         // The durations on the page are of the metrics.
-        yield* Layer.build(options.dashboard === undefined ? layer : Layer.provide(layer, Metrics.layer())),
+        yield* unlessAsked(
+          Layer.build(options.dashboard === undefined ? layer : Layer.provide(layer, Metrics.layer()))
+        ),
         Server.Server
       )
       const isStopped = Deferred.makeUnsafe<void>()
@@ -316,20 +319,7 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       ? undefined
       : yield* (yield* Effect.promise(() => import("./dashboard.ts"))).openDashboard(options.dashboard, servers)
 
-    for (const [index, [name, { address }]] of Object.entries(servers).entries()) {
-      const { transport } = options.listen[index]!
-      const client = clientFor(address, transport === "tcp" && options.tls !== undefined ? "tls" : transport)
-      yield* Console.log(`${options.name}: listening on ${place(address)} (${name}): ${client}`)
-    }
-    if (control !== undefined) yield* Console.log(`${options.name}: controlled at ${control}`)
-    if (page !== undefined) yield* Console.log(`${options.name}: dashboard at ${page}`)
-    yield* Console.log("Ctrl-C drains; a second one ends at once.")
-
-    if (options.status ?? process.stdout.isTTY) {
-      const line = yield* statusLine
-      restore = line.hide
-      yield* Effect.forkScoped(keepStatus(servers, line.show))
-    }
+    // From before anybody is told that it serves.
     if (watches) {
       const replace = (handlers: Handlers) =>
         Effect.gen(function*() {
@@ -342,7 +332,21 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
           framing = handlers.framing
           yield* commit
         })
-      yield* Effect.forkScoped(reloads(source, replace))
+      yield* Effect.forkScoped(reloads(source, replace), { startImmediately: true })
+    }
+    for (const [index, [name, { address }]] of Object.entries(servers).entries()) {
+      const { transport } = options.listen[index]!
+      const client = clientFor(address, transport === "tcp" && options.tls !== undefined ? "tls" : transport)
+      yield* Console.log(`${options.name}: listening on ${place(address)} (${name}): ${client}`)
+    }
+    if (control !== undefined) yield* Console.log(`${options.name}: controlled at ${control}`)
+    if (page !== undefined) yield* Console.log(`${options.name}: dashboard at ${page}`)
+    yield* Console.log("Ctrl-C drains; a second one ends at once.")
+
+    if (options.status ?? isTerminal()) {
+      const line = yield* statusLine
+      restore = line.hide
+      yield* Effect.forkScoped(keepStatus(servers, line.show))
     }
 
     yield* Effect.raceFirst(asked, Effect.all(stopped, { concurrency: "unbounded" }))

@@ -1,6 +1,7 @@
 /** Being asked to stop: the first signal is for the program to heed, a second one ends it at once. */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import { Problem } from "./problem.ts"
 
 const codes = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const
 
@@ -28,3 +29,7 @@ export const firstSignal = (restore: () => void = () => {}) =>
     }
     return Deferred.await(first)
   })
+
+/** What begins, unless it is asked to stop meanwhile: then there is nothing to drain yet. */
+export const unless = (asked: Effect.Effect<number>) => <A, E, R>(beginning: Effect.Effect<A, E, R>) =>
+  Effect.raceFirst(beginning, Effect.flatMap(asked, (exitCode) => new Problem({ message: "", exitCode })))

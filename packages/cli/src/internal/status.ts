@@ -24,6 +24,9 @@ export const ratesSince = () => {
   }
 }
 
+/** Is the output one that can write over what is there? */
+export const isTerminal = (): boolean => process.stdout.isTTY && process.env["TERM"] !== "dumb"
+
 const clear = "\r\u001b[2K"
 
 /**

@@ -21,6 +21,10 @@ export const age = (millis: number): string => {
 /** What comes from elsewhere may hold anything: a terminal must not be told what to do by it. */
 export const printable = (text: string): string => text.replaceAll(/\p{C}/gu, "?")
 
+/** For programs, and yet seen in terminals: JSON leaves some control characters as they are. */
+export const jsonLine = (value: unknown): string =>
+  JSON.stringify(value).replaceAll(/[\u007f-\u009f]/g, (one) => `\\u00${one.charCodeAt(0).toString(16)}`)
+
 /** Columns as wide as their widest cell. */
 export const table = (rows: ReadonlyArray<ReadonlyArray<string>>): Array<string> => {
   const widths: Array<number> = []

@@ -20,6 +20,8 @@ export interface ListenConfig {
   readonly address: string
   /** Runs around the synchronous part of binding, where `umask` applies. */
   readonly around?: ((bind: () => void) => void) | undefined
+  /** How it is closed, where there is more to do. */
+  readonly close?: ((server: Net.Server) => void) | undefined
   readonly addressOf: (server: Net.Server) => SocketAddress
   readonly addresses: Addresses
 }
@@ -52,7 +54,7 @@ export const listen = (
       return Effect.sync(() => server.close())
     }),
     // `close` gives the descriptor back at once; its callback would wait for the connections too.
-    ({ server }) => Effect.sync(() => server.close())
+    ({ server }) => Effect.sync(() => config.close === undefined ? server.close() : config.close(server))
   ).pipe(Effect.map(({ listener }) => listener))
 
 /** Node keeps it in an undocumented place, and on Windows nowhere. */

@@ -80,8 +80,8 @@ export interface TlsSettings<R = never> {
   /** Are clients turned away whose certificate is missing or not vouched for? Default `true`. Else see `connection.tls`. */
   readonly rejectUnauthorized?: boolean | undefined
   /**
-   * The authorities that vouch for clients, PEM. Required where clients need a certificate: Node's default would be everybody
-   * that the web trusts.
+   * The authorities that vouch for clients, PEM. Required where clients need a certificate; without it nobody is `authorized`.
+   * Those that the web trusts are never asked.
    */
   readonly ca?: string | Uint8Array | ReadonlyArray<string | Uint8Array> | undefined
   /** The oldest version of the protocol. Default `"TLSv1.2"`. */
@@ -171,10 +171,11 @@ export const load = <R>(options: TlsOptions<R>): Effect.Effect<PlainTls, ListenE
     if (minVersion !== "TLSv1.2" && minVersion !== "TLSv1.3") {
       return yield* invalid("minVersion", minVersion, "\"TLSv1.2\" or \"TLSv1.3\"")
     }
-    const authorities = ca === undefined ? undefined : isPem(ca) ? [ca] : [...ca]
-    if (requestCert && rejectUnauthorized && authorities === undefined) {
+    if (requestCert && rejectUnauthorized && ca === undefined) {
       return yield* invalid("ca", undefined, "with `requestCert`, the authorities that vouch for clients")
     }
+    // Without any, Node would take those of the web, and `authorized` would say so.
+    const authorities = ca === undefined ? (requestCert ? [] : undefined) : isPem(ca) ? [ca] : [...ca]
     for (const pem of authorities ?? []) {
       yield* attempt("ca", "a PEM certificate", () => new X509Certificate(pem))
     }

@@ -116,12 +116,13 @@ class TlsState<R> {
     return Effect.suspend(() => shakeHands(this.server!, wire, clear))
   }
 
-  /** Loads what there is, and watches it until the scope ends. */
+  /** Loads what there is, and watches it until the scope ends. A server that listens again has what it had, at the worst. */
   get start() {
     return Effect.gen({ self: this }, function*() {
       const { reloadOn, watch } = this.options
       const millis = watch === false ? undefined : yield* checkDuration("watch", watch, "10 seconds", 10, 0x7fffffff)
-      this.use(yield* this.load)
+      if (this.settings === undefined) this.use(yield* this.load)
+      else yield* this.reload
       if (millis !== undefined && hasFiles(this.options)) {
         yield* Effect.forkScoped(Effect.repeat(Effect.delay(this.reload, millis), Schedule.forever))
       }

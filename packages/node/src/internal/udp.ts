@@ -11,8 +11,7 @@ import type * as Scope from "effect/Scope"
 import * as Dgram from "node:dgram"
 import * as Dns from "node:dns"
 import * as Net from "node:net"
-import { networkInterfaces } from "node:os"
-import { inetAddress } from "./address.ts"
+import { inetAddress, scopeIds } from "./address.ts"
 import { DirectSocket, type Errno } from "./directUdp.ts"
 import { toListenError } from "./listen.ts"
 
@@ -175,11 +174,7 @@ const hostOf = (peer: NetAddress.SocketAddress, isIpv6: boolean): string | undef
   if (!isIpv6 || !NetAddress.isInetAddressV6(peer)) return undefined
   return peer.scopeId === 0
     ? NetAddress.formatIp(peer.address)
-    : NetAddress.formatNativeHost(
-      peer,
-      NetAddress.scopeIdsFromInterfaces(Object.entries(networkInterfaces())),
-      process.platform
-    )
+    : NetAddress.formatNativeHost(peer, scopeIds(), process.platform)
 }
 
 const send = (target: Target, payload: Uint8Array | string): Effect.Effect<void, DatagramError> =>

@@ -1,6 +1,6 @@
-/** A server, for a process with few descriptors: tells its port, and at each line of its input how it is. */
+/** A server with a control, for a process with few descriptors: tells its port, and at each line of its input how it is. */
 import { Dispatch, Logging, Server } from "@socketserver/core"
-import { NodeTransport } from "@socketserver/node"
+import { Control, NodeTransport } from "@socketserver/node"
 import { Context, Effect, Layer, Stream } from "effect"
 import { NetAddress } from "effect/net"
 
@@ -11,6 +11,7 @@ const program = Effect.gen(function*() {
     Layer.build,
     Effect.map(Context.get(Server.Server))
   )
+  yield* Control.make({ path: process.argv[2]!, servers: { server } })
   const report = Effect.gen(function*() {
     const { open, refused } = yield* server.stats
     const { system, user } = process.cpuUsage()

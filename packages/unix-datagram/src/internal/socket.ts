@@ -81,7 +81,7 @@ const openSocket = (
 const openFile = (native: Native, config: SocketConfig, address: string, onPacket: (packet: Packet) => void) => {
   const { mode, path, unlinkStale } = config
   // What the system would report less clearly.
-  if (!Fs.existsSync(dirname(path))) {
+  if (Fs.statSync(dirname(path), { throwIfNoEntry: false }) === undefined) {
     throw notAvailable(address, `the directory ${dirname(path)} does not exist; create it first`)
   }
   const found = Fs.lstatSync(path, { throwIfNoEntry: false })
