@@ -164,6 +164,11 @@ export interface Workers {
   readonly run: (request: RemoteConnection | RemoteDatagram | RemoteMessage) => Effect.Effect<unknown, unknown>
   /** Does the wire itself go to the worker, with what was read from it, and not its bytes? */
   readonly moves?: ((wire: Wire) => boolean) | undefined
+  /**
+   * Takes what the workers have told by now, if they may tell it before they are heard: called before one more connection is
+   * admitted, which may depend on that, and when something begins to wait for the end of connections.
+   */
+  readonly catchUp?: (() => void) | undefined
   readonly info: () => WorkersInfo
 }
 
@@ -179,7 +184,9 @@ export class WorkerDispatch extends Context.Service<WorkerDispatch, {
   /** Starts workers for one server's handler, or says why it cannot. */
   readonly make: <E>(
     handler: Portable<any, unknown, unknown, E>,
-    publish: (event: WorkerEvent) => void
+    publish: (event: WorkerEvent) => void,
+    /** Does something in the server wait for the end of connections, other ones that there is no room for, or a drain? */
+    isAwaiting: () => boolean
   ) => Effect.Effect<Workers, ListenError | E, Scope.Scope>
 }>()("@socketserver/core/WorkerDispatch") {}
 
@@ -203,9 +210,27 @@ export interface HostedConnection {
   readonly flush: () => void
   readonly close: () => void
   readonly destroy: (reset: boolean) => void
-  readonly state: () => ConnectionState
+  /** How it was lost, if it was. */
+  readonly lost: WireFailure | undefined
+  /** What has happened to it, if anything has. */
+  readonly state: ConnectionState | undefined
   /** Is the error this connection's own? */
   readonly owns: (error: unknown) => boolean
+}
+
+/**
+ * Who runs the handler of a {@link HostedConnection}, and hears what becomes of that connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Host {
+  readonly annotate: Connection["annotate"]
+  readonly onGone: (how: "end" | "reset") => void
+  /** The peer has overrun the deadline of a read. */
+  readonly onTimeout: (deadline: NonNullable<ConnectionState["timedOut"]>) => void
+  /** Nothing is left of the connection. */
+  readonly onReleased: () => void
 }
 
 /**
@@ -224,10 +249,5 @@ export const hostConnection: (options: {
   readonly patience: Patience
   /** Is the peer's disappearance to be noticed while the handler does not read? */
   readonly watch: boolean
-  readonly onGone: (how: "end" | "reset") => void
-  /** The peer has overrun the deadline of a read. */
-  readonly onTimeout: (deadline: NonNullable<ConnectionState["timedOut"]>) => void
-  readonly annotate: Connection["annotate"]
-  /** Nothing is left of the connection. */
-  readonly onReleased: () => void
+  readonly host: Host
 }) => HostedConnection = internal.hostConnection

@@ -62,8 +62,8 @@ export const workerPerRequest =
       transport,
       Layer.succeed(WorkerDispatch, {
         name: "workerPerRequest",
-        make: (handler, publish) =>
-          Effect.flatMap(makeUnstarted(options), ({ service }) => service.dispatch.make(handler, publish))
+        make: (handler, publish, isAwaiting) =>
+          Effect.flatMap(makeUnstarted(options), ({ service }) => service.dispatch.make(handler, publish, isAwaiting))
       })
     )
 

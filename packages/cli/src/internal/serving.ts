@@ -138,11 +138,13 @@ const inWorkers = (options: ServingOptions, kind: Kind, workers: "thread" | "pro
     const given = new Map<number, WorkerDispatch.Workers>()
     let first: PortableHandler
     let publish: Parameters<typeof inner.make>[1] | undefined
+    let isAwaiting: Parameters<typeof inner.make>[2] | undefined
     const dispatch: WorkerDispatch.WorkerDispatch["Service"] = {
       name: inner.name,
-      make: (_, toServer) =>
+      make: (_, toServer, serverAwaits) =>
         Effect.sync(() => {
           publish = toServer
+          isAwaiting = serverAwaits
           if (!changes) return swap.value
           return {
             strategy: (request) =>
@@ -151,6 +153,7 @@ const inWorkers = (options: ServingOptions, kind: Kind, workers: "thread" | "pro
                 return Effect.ensuring(workers.strategy(request), Effect.sync(() => given.delete(request.id)))
               })),
             run: (request) => Effect.suspend(() => given.get(idOf(request))!.run(request)),
+            catchUp: () => swap.value.catchUp?.(),
             info: () => swap.value.info()
           }
         })
@@ -158,7 +161,7 @@ const inWorkers = (options: ServingOptions, kind: Kind, workers: "thread" | "pro
     return {
       prepare: (handler) => {
         first = handler as PortableHandler
-        return swap.prepare(inner.make(first, (event) => publish?.(event)))
+        return swap.prepare(inner.make(first, (event) => publish?.(event), () => isAwaiting?.() === true))
       },
       serve: (transport, server) =>
         serveWith(kind, first, server)(Layer.merge(transport, Layer.succeed(WorkerDispatch.WorkerDispatch, dispatch)))

@@ -33,6 +33,9 @@ export interface WorkersOfServer {
   readonly moves: (wire: Wire) => boolean
   /** Where the server publishes its events, once it is there. */
   publish: ((event: WorkerEvent) => void) | undefined
+  /** Asked for by the workers; set by the server as well. */
+  isAwaiting: () => boolean
+  readonly catchUp: () => void
 }
 
 type PlainHandler = (subject: any) => Effect.Effect<any, any, any>
@@ -49,9 +52,11 @@ export const dispatching = Effect.fnUntraced(function*<E = never>(
   const workers: WorkersOfServer = {
     info: () => made.info(),
     moves: (wire) => made.moves?.(wire) === true,
-    publish: undefined
+    publish: undefined,
+    isAwaiting: () => false,
+    catchUp: () => made.catchUp?.()
   }
-  made = yield* remote.value.make(handler, (event) => workers.publish?.(event))
+  made = yield* remote.value.make(handler, (event) => workers.publish?.(event), () => workers.isAwaiting())
   return {
     strategy: { name: remote.value.name, run: made.strategy },
     handler: remoteOf === undefined

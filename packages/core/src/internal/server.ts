@@ -288,6 +288,7 @@ export class ServerImpl {
     this.context = Context.add(config.context, config.tag, this.shape)
     if (config.workers !== undefined) {
       config.workers.publish = (event) => this.publish(event)
+      config.workers.isAwaiting = () => this.isAwaiting
     }
     this.logsDebug = config.logging.debug ??
       LogLevel.isGreaterThanOrEqualTo("Debug", Context.get(config.context, References.MinimumLogLevel))
@@ -412,6 +413,8 @@ export class ServerImpl {
   }
 
   accept(makeEntry: (id: number) => Entry): void {
+    const { workers } = this.config
+    workers?.catchUp()
     this.accepted++
     const entry = makeEntry(++this.lastId)
     this.entries.add(entry)
@@ -421,6 +424,12 @@ export class ServerImpl {
     }
     if (this.tellsRequests) this.tell({ _tag: "Accepted", id: entry.id, peer: entry.peer }, entry.observed)
     entry.begin()
+    if (workers !== undefined && this.isAwaiting) workers.catchUp()
+  }
+
+  /** Does somebody wait for the end of what is open? */
+  private get isAwaiting(): boolean {
+    return this.queued > 0 || this.saturatedBy.size > 0 || this.conditions.size > 0
   }
 
   /** A request has come to its turn, or will never. */
@@ -491,6 +500,7 @@ export class ServerImpl {
       if (holds()) return resume(Effect.void)
       const condition = { holds, resume: () => resume(Effect.void) }
       this.conditions.add(condition)
+      this.config.workers?.catchUp()
       return Effect.sync(() => this.conditions.delete(condition))
     })
   }

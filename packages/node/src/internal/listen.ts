@@ -42,6 +42,8 @@ export const listen = (
         server.on("error", () => {})
         const address = config.addressOf(server)
         server.on("connection", (socket) => {
+          // Asked for now, Node remembers it when the socket is gone.
+          void socket.remoteAddress
           onConnection(new NodeWire(socket, config.addresses))
         })
         resume(Effect.succeed({ server, listener: { address, descriptor: descriptorOf(server) } }))

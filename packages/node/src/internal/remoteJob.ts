@@ -451,8 +451,10 @@ class RemoteJob implements Job {
 
   /** It may take the time it was given, and what its finalizers need if they are quick. */
   private overrun(): void {
-    this.timedOut = true
     const worker = this.worker!
+    worker.takeReports()
+    if (this.ended) return
+    this.timedOut = true
     const cause = new WorkerTimeout({ timeout: this.assignment.timeout! })
     worker.post({ _tag: "Interrupt", id: this.id })
     this.timer = setTimeout(

@@ -82,8 +82,6 @@ export class NodeWire implements Wire {
     this.encryption = encryption
     this.socket[wireOf] = this
     this.addresses = addresses
-    // Asked for now, Node remembers it when the socket is gone.
-    void socket.remoteAddress
   }
 
   private _peer: SocketAddress | undefined

@@ -9,7 +9,12 @@ import type { DatagramError } from "@socketserver/core/DatagramError"
 import { isPortable, type Portable } from "@socketserver/core/Handler"
 import type { Message } from "@socketserver/core/Message"
 import type { StartTls, Wire } from "@socketserver/core/StreamTransport"
-import { hostConnection, type HostedConnection } from "@socketserver/core/WorkerDispatch"
+import {
+  type ConnectionState,
+  type Host,
+  hostConnection,
+  type HostedConnection
+} from "@socketserver/core/WorkerDispatch"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -26,6 +31,7 @@ import { parentPort, Worker } from "node:worker_threads"
 import { decodeExit, encodeExit } from "./exits.ts"
 import { JobTable } from "./jobTable.ts"
 import { PortWire } from "./portWire.ts"
+import { type Reported, Reports } from "./reports.ts"
 import { CurrentRequest, makeReporter, type Reporter } from "./telemetry.ts"
 import type { Clear } from "./tls.ts"
 import type { PlainTls } from "./tlsOptions.ts"
@@ -45,11 +51,16 @@ import {
 type Run = Extract<ToWorker, { readonly _tag: "Run" }>
 type SubjectOf<Tag extends Subject["_tag"]> = Extract<Subject, { readonly _tag: Tag }>
 
+let posted = 0
 const post: (message: FromWorker) => void = parentPort === null
   ? (message) => void process.send!(message)
-  : (message) => parentPort!.postMessage(message)
+  : (message) => {
+    posted++
+    parentPort!.postMessage(message)
+  }
 
 let reporter: Reporter
+let reports: Reports | undefined
 
 interface Loaded {
   readonly portable: Portable<any, unknown, unknown, unknown>
@@ -61,7 +72,7 @@ const jobs = new JobTable<Job>()
 const services = Scope.makeUnsafe()
 
 /** One request, from `Run` to `Result`, and what is left of its connection after that. */
-class Job {
+class Job implements Host {
   readonly id: number
   /** Of a datagram; a connection has its own. */
   private draining: Latch.Latch | undefined
@@ -121,11 +132,8 @@ class Job {
       proxy: subject.proxy === undefined ? undefined : decodeValue(subject.proxy),
       input: subject.input,
       watch: this.watch = subject.watch && subject.transfer === "socket",
-      onGone: (how) => this.onGone(how),
       patience: subject.patience,
-      onTimeout: (deadline) => post({ _tag: "TimingOut", id: this.id, deadline }),
-      annotate: this.annotate,
-      onReleased: () => this.onReleased()
+      host: this
     })
     return hosted.connection
   }
@@ -211,7 +219,7 @@ class Job {
     return port
   }
 
-  private readonly annotate = (key: string, value: unknown): Effect.Effect<void> =>
+  readonly annotate = (key: string, value: unknown): Effect.Effect<void> =>
     this.ask((call) => ({ _tag: "Annotate", id: this.id, call, key, value: encodeValue(value) }))
 
   /** Posts something whose outcome the pool tells, and waits for that. */
@@ -354,7 +362,7 @@ class Job {
     const state = hosted && stateOf(hosted)
     const bytesRead = hosted?.wire.bytesRead ?? 0
     const bytesWritten = hosted?.wire.bytesWritten ?? 0
-    if (isPlain && state === undefined) tellEnded([this.id, bytesRead, bytesWritten])
+    if (isPlain && state === undefined) tell("ended", this.id, bytesRead, bytesWritten)
     else {post({
         _tag: "Result",
         id: this.id,
@@ -369,22 +377,25 @@ class Job {
     if (hosted === undefined || this.port !== undefined || this.released) jobs.delete(this.id)
   }
 
-  private onGone(how: "end" | "reset"): void {
+  onTimeout(deadline: NonNullable<ConnectionState["timedOut"]>): void {
+    post({ _tag: "TimingOut", id: this.id, deadline })
+  }
+
+  onGone(how: "end" | "reset"): void {
     const { hosted, id } = this
     if (this.port !== undefined || hosted === undefined) return
-    const { lost } = hosted.state()
+    const { lost } = hosted
     if (how === "end") {
       if (this.watch) post({ _tag: "SocketEnd", id })
     } else if (lost !== undefined) post({ _tag: "SocketLost", id, failure: encodeFailure(lost) })
   }
 
   private released = false
-  private onReleased(): void {
+  onReleased(): void {
     this.released = true
     if (this.port !== undefined) return
     const { bytesRead, bytesWritten } = this.hosted!.wire
-    if (released.length === 0) setImmediate(tellReleased)
-    released.push(this.id, bytesRead, bytesWritten)
+    tell("released", this.id, bytesRead, bytesWritten)
     if (this.ended) jobs.delete(this.id)
   }
 }
@@ -395,15 +406,24 @@ type RemoteReplies = Pick<Message<unknown, unknown>, "reply">
 const replyAll = ({ reply }: RemoteReplies, value: unknown): Effect.Effect<unknown, unknown> =>
   Stream.isStream(value) ? Stream.runForEach(value as Stream.Stream<unknown>, reply) : Effect.succeed(value)
 
-/** What there is to say, if there is anything. */
+/** What there is to say of it, if there is anything. */
 const stateOf = (hosted: HostedConnection) => {
-  const state = hosted.state()
-  return state.lost === undefined && !state.drained && state.timedOut === undefined
-    ? undefined
-    : { ...state, lost: state.lost && encodeFailure(state.lost) }
+  const { state } = hosted
+  return state && { ...state, lost: state.lost && encodeFailure(state.lost) }
 }
 
 const none: ReadonlyArray<number> = []
+
+/** Without a place in memory, or room there, it is a message. */
+const tell = (what: Reported, id: number, bytesRead: number, bytesWritten: number) => {
+  if (reports?.add(what, id, bytesRead, bytesWritten, posted) === true) {
+    if (reports.mustWake) post({ _tag: "Reported" })
+  } else if (what === "ended") tellEnded([id, bytesRead, bytesWritten])
+  else {
+    if (released.length === 0) setImmediate(tellReleased)
+    released.push(id, bytesRead, bytesWritten)
+  }
+}
 
 /** Nobody waits for these: those of one turn leave in one message, with the first end of a handler if there is one. */
 let released: Array<number> = []
@@ -475,6 +495,7 @@ const receive = (message: ToWorker, handle?: unknown): void => {
   switch (message._tag) {
     case "Init":
       reporter = makeReporter(message.reporter, (report) => post({ _tag: "Report", report }))
+      reports = message.reports && new Reports(message.reports)
       return
     case "Load":
       load(message)

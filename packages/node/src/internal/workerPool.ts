@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import { decodeExit } from "./exits.ts"
 import { JobNumbers, JobTable } from "./jobTable.ts"
+import { type Reported, Reports } from "./reports.ts"
 import { makeReceiver, type Receiver, type ReporterOptions } from "./telemetry.ts"
 import type { PlainTls, PortableTls } from "./tlsOptions.ts"
 import { type HandleOptions, spawn, type WorkerHandle } from "./workerHandle.ts"
@@ -27,6 +28,8 @@ const hearingTimeout = 1_000
 /** The first pause after a worker could not be started; it doubles each time, up to the second. */
 const firstPause = 100
 const longestPause = 10_000
+/** In how many milliseconds there is another look at what threads have reported. */
+const lookInterval = 2
 
 export interface PoolOptions extends HandleOptions {
   readonly maxWorkers: number
@@ -68,6 +71,8 @@ export class PooledWorker {
   ending: { readonly how: "Stopped" | "Recycled" | "Killed"; readonly cause: Error } | undefined
   readonly receiver: Receiver
   private handle: WorkerHandle
+  /** Of a thread. */
+  private readonly reports: Reports | undefined
   private timer: NodeJS.Timeout | undefined
   /** What has become of the handlers that it was told to load. */
   private readonly outcomes = new Map<number, LoadOutcome | "loading">()
@@ -77,6 +82,7 @@ export class PooledWorker {
     this.pool = pool
     this.number = number
     this.receiver = pool.makeReceiver(this.jobs)
+    this.reports = pool.options.kind === "thread" ? new Reports() : undefined
     this.handle = spawn(pool.options, {
       onMessage: (message) => this.receive(message),
       onEnd: (cause) => this.onEnd(cause)
@@ -91,10 +97,19 @@ export class PooledWorker {
     return this.state === "ready" && this.load < this.pool.options.concurrency
   }
 
+  private received = 0
   private receive(message: FromWorker): void {
+    // What is older comes first.
+    this.takeReports()
+    this.received++
+    this.hear(message)
+    this.takeReports()
+  }
+
+  private hear(message: FromWorker): void {
     switch (message._tag) {
       case "Started": {
-        this.post({ _tag: "Init", reporter: this.pool.options.reporter })
+        this.post({ _tag: "Init", reporter: this.pool.options.reporter, reports: this.reports?.memory })
         const { required } = this.pool
         if (required.size === 0) return this.becomeReady()
         let missing = required.size
@@ -115,19 +130,46 @@ export class PooledWorker {
       }
       case "Report":
         return this.receiver.receive(message.report)
+      case "Reported":
+        return this.pool.look()
       case "Ended": {
         const { connections, released } = message
         for (let i = 0; i < connections.length; i += 3) {
-          this.jobs.get(connections[i]!)?.handlerEnded(connections[i + 1]!, connections[i + 2]!)
+          this.onReport("ended", connections[i]!, connections[i + 1]!, connections[i + 2]!)
         }
         for (let i = 0; i < released.length; i += 3) {
-          this.jobs.get(released[i]!)?.released(released[i + 1]!, released[i + 2]!)
+          this.onReport("released", released[i]!, released[i + 1]!, released[i + 2]!)
         }
         return
       }
       default:
         this.jobs.get(message.id)?.receive(message)
     }
+  }
+
+  private readonly onReport = (what: Reported, id: number, bytesRead: number, bytesWritten: number): void => {
+    const job = this.jobs.get(id)
+    if (what === "ended") job?.handlerEnded(bytesRead, bytesWritten)
+    else job?.released(bytesRead, bytesWritten)
+  }
+
+  private hasReported = false
+  /** Takes what the thread has reported, if it has. */
+  takeReports(received = this.received): void {
+    if (this.reports?.take(received, this.onReport) === true) this.hasReported = true
+  }
+
+  /** Is there to be another look in a moment? If not, the thread wakes its server. */
+  lookAgain(isAwaited: boolean): boolean {
+    const { reports } = this
+    this.takeReports()
+    if (reports?.isLooking !== true) return false
+    const { hasReported } = this
+    this.hasReported = false
+    if (hasReported && !isAwaited) return true
+    reports.stopLooking()
+    this.takeReports()
+    return false
   }
 
   /** Loads the handler if it was not yet; `then` is told, at once if it was. */
@@ -227,6 +269,8 @@ export class PooledWorker {
     for (const [{ users }, tell] of this.tls) users.delete(tell)
     const before = this.state
     this.state = "ended"
+    // What was done by then has not crashed, whatever else was on its way.
+    this.takeReports(Infinity)
     // First, so that it has been counted when its requests end.
     this.pool.onEnded(this, before === "starting" ? this.failure ?? cause : undefined, cause)
     for (const job of this.jobs.clear()) {
@@ -340,6 +384,36 @@ export class Pool {
       this.fill()
     }
     return () => this.waiting.delete(waiter)
+  }
+
+  /** Who may wait for something that a connection holds until its end is known: another connection, or the end of a drain. */
+  readonly awaiting = new Set<() => boolean>()
+
+  private get isAwaited(): boolean {
+    if (this.closed) return true
+    let taken = this.waiting.size
+    for (const { load } of this.workers) taken += load
+    if (taken >= this.options.maxWorkers * this.options.concurrency) return true
+    for (const isAwaiting of this.awaiting) if (isAwaiting()) return true
+    return false
+  }
+
+  private looking: NodeJS.Timeout | undefined
+  /** Takes what threads have reported, until there was nothing for a while, or somebody waits for it. */
+  look(): void {
+    clearTimeout(this.looking)
+    const { isAwaited } = this
+    let again = false
+    for (const worker of this.workers) again = worker.lookAgain(isAwaited) || again
+    this.looking = again ? setTimeout(this.onLook, lookInterval) : undefined
+  }
+
+  private readonly onLook = () => this.look()
+
+  /** Takes what threads have reported by now. */
+  catchUp(): void {
+    for (const worker of this.workers) worker.takeReports()
+    if (this.looking !== undefined && this.isAwaited) this.look()
   }
 
   private leastBusy(): PooledWorker | undefined {
@@ -506,6 +580,7 @@ export class Pool {
   readonly close: Effect.Effect<void> = Effect.callback((resume) => {
     this.closed = true
     clearTimeout(this.retry)
+    this.look()
     const waiting = [...this.waiting]
     this.waiting.clear()
     for (const { fail } of waiting) fail(new Error("the workers were stopped"))

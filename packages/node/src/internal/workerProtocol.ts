@@ -62,7 +62,7 @@ type ReadDeadline = NonNullable<ConnectionState["timedOut"]>
 
 export type ToWorker =
   /** The answer to `Started`. */
-  | { readonly _tag: "Init"; readonly reporter: ReporterOptions }
+  | { readonly _tag: "Init"; readonly reporter: ReporterOptions; readonly reports: SharedArrayBuffer | undefined }
   /** What handshakes of a step are made with from now on. */
   | { readonly _tag: "Tls"; readonly step: number; readonly settings: PlainTls }
   | { readonly _tag: "Load"; readonly handler: number; readonly module: string; readonly name: string }
@@ -165,6 +165,8 @@ export type FromWorker =
   | { readonly _tag: "NotShaken"; readonly id: number; readonly cause: EncodedValue }
   | { readonly _tag: "SocketEnd"; readonly id: number }
   | { readonly _tag: "SocketLost"; readonly id: number; readonly failure: WireFailure }
+  /** There is something in `reports.ts`. */
+  | { readonly _tag: "Reported" }
   /**
    * The handlers of these have ended with nothing to say: they succeeded, or found the end of their input. The connection is
    * closed already. And of those that were released nothing is left.

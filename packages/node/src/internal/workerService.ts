@@ -86,12 +86,19 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
 
   const dispatch: WorkerDispatch["Service"] = {
     name: "workerPerRequest",
-    make: (handler, publish) =>
+    make: (handler, publish, isAwaiting) =>
       Effect.gen(function*() {
         yield* pool.start(handler) as Effect.Effect<void, any>
         yield* Effect.acquireRelease(
-          Effect.sync(() => pool.listeners.add(publish)),
-          () => Effect.sync(() => pool.listeners.delete(publish))
+          Effect.sync(() => {
+            pool.listeners.add(publish)
+            pool.awaiting.add(isAwaiting)
+          }),
+          () =>
+            Effect.sync(() => {
+              pool.listeners.delete(publish)
+              pool.awaiting.delete(isAwaiting)
+            })
         )
         return {
           strategy,
@@ -103,6 +110,7 @@ export const makeUnstarted = Effect.fnUntraced(function*(options: WorkerOptions)
               Effect.die
             ),
           moves: (wire) => wire instanceof NodeWire && wire.isMovable && movesSockets(options.kind, wire.isTcp),
+          catchUp: () => pool.catchUp(),
           info: () => pool.info()
         }
       })

@@ -132,8 +132,9 @@ export const workers = (
     const begun: Array<number> = []
     const watched: WorkerDispatch["Service"] = {
       ...inner,
-      make: (handler, publish) =>
-        Effect.map(inner.make(handler, publish), ({ info, run, strategy }) => ({
+      make: (handler, publish, isAwaiting) =>
+        Effect.map(inner.make(handler, publish, isAwaiting), ({ catchUp, info, run, strategy }) => ({
+          catchUp,
           info,
           strategy: trace(traces, changed)(strategy),
           run: (request) => {
