@@ -139,8 +139,8 @@ const contenders: ReadonlyArray<Contender> = [
   ]),
   // The first one that takes a workload is the yardstick.
   withWorkers("hand-written pool", "rawWorkers", "tasks,thread,2", computes),
-  withWorkers("hand-written transfer", "rawWorkers", "move,thread,2", (it) => echoes(it) && churns(it)),
   withWorkers("ours, no workers", "oursWorkers", "inline,thread,1,1", (it) => !churns(it) || computes(it)),
+  withWorkers("hand-written transfer", "rawWorkers", "move,thread,2", echoes),
   withWorkers("ours, tasks to threads", "oursWorkers", "tasks,thread,2,1", computes),
   withWorkers("ours, tasks to processes", "oursWorkers", "tasks,process,2,1", computes),
   withWorkers("ours, threads, 1 at a time", "oursWorkers", "connections,thread,2,1", churns),
@@ -148,7 +148,7 @@ const contenders: ReadonlyArray<Contender> = [
   withWorkers("ours, threads", "oursWorkers", "connections,thread,2,32", () => true),
   withWorkers("ours, processes", "oursWorkers", "connections,process,2,32", () => true),
   withWorkers("hand-written, no workers", "rawWorkers", "inline", (it) => !churns(it)),
-  withWorkers("hand-written transfer to processes", "rawWorkers", "move,process,2", (it) => echoes(it) && churns(it)),
+  withWorkers("hand-written transfer to processes", "rawWorkers", "move,process,2", echoes),
   withWorkers("piscina", "piscina", "2", computes),
   {
     name: "python ForkingTCPServer",

@@ -25,13 +25,19 @@ const held = () => {
 }
 
 /** The processes that this one has started, where the system tells. */
-const children = (): ReadonlyArray<string> => {
-  const path = "/proc/thread-self/children"
-  return existsSync(path)
-    ? readdirSync("/proc/self/task").flatMap((thread) =>
-      readFileSync(`/proc/self/task/${thread}/children`, "utf8").split(" ").filter((pid) => pid !== "")
-    )
-    : []
+const children = (): ReadonlyArray<string> =>
+  existsSync("/proc/thread-self/children") ? readdirSync("/proc/self/task").flatMap(childrenOf) : []
+
+const childrenOf = (thread: string): ReadonlyArray<string> => {
+  try {
+    return readFileSync(`/proc/self/task/${thread}/children`, "utf8").split(" ").filter((pid) => pid !== "")
+  } catch (error) {
+    // It has just ended.
+    if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ESRCH") {
+      return []
+    }
+    throw error
+  }
 }
 
 const watchLeaks = () => {
