@@ -5,6 +5,7 @@ import { NodeDispatch, NodeTransport, type WorkerPool } from "@socketserver/node
 import { TestClient } from "@socketserver/testing"
 import { Context, Effect, Layer } from "effect"
 import { Reports } from "../src/internal/reports.ts"
+import { until } from "./utils.ts"
 import * as handlers from "./workers/handlers.ts"
 
 /** A thread's end and the server's end of the same memory. */
@@ -105,15 +106,6 @@ const visit = (server: Server.Server["Service"], command: string, answer: string
   })
 
 const leave = (client: TestClient.Client) => Effect.andThen(client.end, client.closed)
-
-/** Waits until it holds; there is no event for everything. */
-const until = (what: string, holds: Effect.Effect<boolean>) =>
-  Effect.gen(function*() {
-    while (!(yield* holds)) yield* Effect.sleep(5)
-  }).pipe(Effect.timeoutOrElse({
-    duration: "15 seconds",
-    orElse: () => Effect.die(new Error(`did not come about: ${what}`))
-  }))
 
 describe("a server whose threads report", () => {
   it.live("knows of every end in a burst, of all bytes, and replaces threads by age", () =>

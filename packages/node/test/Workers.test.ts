@@ -37,7 +37,7 @@ import {
 import { spawn } from "node:child_process"
 import { readFileSync, rmSync, writeFileSync } from "node:fs"
 import * as Path from "node:path"
-import { directory } from "./utils.ts"
+import { directory, until } from "./utils.ts"
 import * as handlers from "./workers/handlers.ts"
 
 const kinds = ["thread", "process"] as const
@@ -104,15 +104,6 @@ const serveAt = Effect.fnUntraced(function*<E = handlers.Oops, ELayer = never>(
 })
 
 const serve = (options: WorkerPool.WorkerOptions) => Effect.flatMap(tcp, (place) => serveAt(place, options))
-
-/** Waits until it holds; there is no event for everything. */
-const until = (what: string, holds: Effect.Effect<boolean>) =>
-  Effect.gen(function*() {
-    while (!(yield* holds)) yield* Effect.sleep(5)
-  }).pipe(Effect.timeoutOrElse({
-    duration: "15 seconds",
-    orElse: () => Effect.die(new Error(`did not come about: ${what}`))
-  }))
 
 const ended = (server: Server.Server["Service"]) => Effect.timeout(server.awaitIdle, "15 seconds")
 

@@ -67,3 +67,12 @@ export const once = (socket: Net.Socket, event: string) =>
 export const eventLoopTurn = Effect.callback<void>((resume) => {
   setImmediate(() => resume(Effect.void))
 })
+
+/** Waits until it holds; there is no event for everything. */
+export const until = (what: string, holds: Effect.Effect<boolean>) =>
+  Effect.gen(function*() {
+    while (!(yield* holds)) yield* Effect.sleep(5)
+  }).pipe(Effect.timeoutOrElse({
+    duration: "15 seconds",
+    orElse: () => Effect.die(new Error(`did not come about: ${what}`))
+  }))
