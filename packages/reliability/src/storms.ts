@@ -6,7 +6,7 @@
  */
 import * as Net from "node:net"
 import { certificate } from "./certificate.ts"
-import { formatSeen, startHonest } from "./honest.ts"
+import { connect, formatSeen, startHonest } from "./honest.ts"
 import { startAttack, startServer, type Target } from "./processes.ts"
 import type { Proof, ProofOptions } from "./proof.ts"
 import type { ServerConfig } from "./server.ts"
@@ -44,6 +44,19 @@ export const attack = async ({ connections, target }: Args) => {
   return () => ({ seconds })
 }
 
+/**
+ * The system gives the server its clients in the order in which they came: once this one is answered, none of the storm waits to be
+ * accepted. Before that the server may have none open, and yet not have seen them all.
+ */
+const beTheLast = (target: Target, tls: boolean) =>
+  new Promise<void>((resolve, reject) => {
+    const socket = connect(target, tls)
+    socket.once("data", () => socket.end())
+    socket.on("error", reject)
+    socket.on("close", () => resolve())
+    socket.write("the last\n")
+  })
+
 const prove = async (
   { check, say }: ProofOptions,
   name: string,
@@ -55,7 +68,8 @@ const prove = async (
     const attacker = await startAttack(import.meta.url, attack, { target: server.target, connections })
     return await attacker.end()
   }
-  const honest = startHonest(server.target, { clients: 20, every: 20, lines: 20, tls: config.tls !== undefined })
+  const tls = config.tls !== undefined
+  const honest = startHonest(server.target, { clients: 20, every: 20, lines: 20, tls })
   // A first one leaves behind compiled code, and a heap of the size that a storm takes. What a second one adds is a leak.
   await storm()
   await server.until(({ stats }) => stats.open <= 40, 60_000)
@@ -65,9 +79,10 @@ const prove = async (
   const seen = await honest.measure(second)
   const { seconds } = await second
   const { answers, errors, unanswered } = await honest.stop()
-  const { closed, open } = (await server.until(({ stats }) => stats.open === 0, 60_000)).stats
+  await beTheLast(server.target, tls)
+  await server.until(({ stats }) => stats.open === 0, 60_000)
   const after = await server.report("collected")
-  const accepted = after.stats.accepted
+  const { accepted, closed, open } = after.stats
   say(`${name}: twice ${connections} connections, in ${seconds.toFixed(1)} s`)
   say(`honest clients meanwhile: ${formatSeen(seen)}`)
   say(`closed: ${JSON.stringify(closed)}`)
