@@ -5,7 +5,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Dispatch, type Handler, Server, type ServerEvent, type StreamTransport } from "@socketserver/core"
 import { NodeDispatch, NodeTransport } from "@socketserver/node"
-import { Context, Duration, Effect, Layer, Stream } from "effect"
+import { Context, Duration, Effect, Fiber, Layer, Stream } from "effect"
 import type * as Net from "node:net"
 import * as Path from "node:path"
 import { connect, directory, once, receiveAll } from "./utils.ts"
@@ -155,6 +155,25 @@ for (const [place, transport] of Object.entries({ tcp, unix })) {
     })
   }
 }
+
+describe("a process that stands still", () => {
+  const standStill = (millis: number) => Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, millis)
+
+  for (const deadline of ["idleTimeout", "readTimeout"] as const) {
+    it.live(`does not hold it against those who have sent by then: ${deadline}`, () =>
+      Effect.gen(function*() {
+        const { ending, visit } = yield* serve(yield* tcp, strategies["fiberPerRequest"]!, { [deadline]: "200 millis" })
+        const client = yield* visit("echo one\necho t")
+        const data = yield* Effect.forkChild(receiveAll(client))
+        yield* once(client, "data")
+        client.write("wo\n")
+        standStill(400)
+        client.end()
+        assert.strictEqual(yield* Fiber.join(data), "one\ntwo\n")
+        assert.strictEqual((yield* ending).reason, "Completed")
+      }))
+  }
+})
 
 describe("requestTimeout, with workers", () => {
   for (const kind of ["thread", "process"] as const) {

@@ -1,9 +1,15 @@
 /**
  * One timer for all the deadlines of something, however often they begin anew. It is not set for each of them: it looks what is
  * due, sleeps until something could be, and looks again. So what happens a million times a second has only to note when.
+ *
+ * A process that stands still, be it for a handler that computes or a machine that is busy, comes to its timers before it comes to
+ * what peers have sent meanwhile. So a look that comes late gives way first: peers are not to blame.
  */
 import * as Effect from "effect/Effect"
 import type * as Fiber from "effect/Fiber"
+
+/** In milliseconds: more than a timer is late by itself. */
+const late = 20
 
 export class Timer {
   private readonly look: () => number
@@ -45,6 +51,11 @@ export class Timer {
     this.wakesAt = Math.min(this.wakesAt, now + left)
     return this.stopped || this.wakesAt === Infinity
       ? Effect.void
-      : Effect.flatMap(Effect.sleep(Math.max(this.wakesAt - now, 0)), () => this.turn)
+      : Effect.flatMap(
+        Effect.sleep(Math.max(this.wakesAt - now, 0)),
+        () => this.now() - this.wakesAt > late ? this.nextTurn : this.turn
+      )
   })
+
+  private readonly nextTurn = Effect.flatMap(Effect.yieldNow, () => this.turn)
 }
