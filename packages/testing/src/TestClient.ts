@@ -60,7 +60,10 @@ export interface Client {
   readonly reset: Effect.Effect<void>
   /** Reads exactly that many bytes. */
   readonly readExactly: (length: number) => Effect.Effect<Uint8Array, ClientError>
-  /** Reads to the next `\n`, and returns what is before it as text. */
+  /**
+   * Reads to the next `\n`, and returns what is before it as text. Where the input ends without one it fails with
+   * `UnexpectedEnd`, and what there is of the line stays for `readAll`.
+   */
   readonly readLine: Effect.Effect<string, ClientError>
   /** Reads to the end of input. */
   readonly readAll: Effect.Effect<Uint8Array, ClientError>
@@ -99,7 +102,7 @@ export interface Client {
  * @since 0.1.0
  */
 export const node = (address: NetAddress.SocketAddress): Effect.Effect<Client, ClientError, Scope.Scope> =>
-  connected(() => new NodeClient(netSocket(address)))
+  connected(() => new NodeSocket(netSocket(address)))
 
 /**
  * Connects over TLS, with `node:tls` above the socket of {@link node}. `options` are those of `tls.connect`: `ca`, `servername`,
@@ -114,12 +117,13 @@ export const tls = (
 ): Effect.Effect<Client, ClientError, Scope.Scope> =>
   connected(() => {
     const below = netSocket(address)
-    return new NodeClient(Tls.connect({ ...options, socket: below }), below)
+    return new NodeSocket(Tls.connect({ ...options, socket: below }), below)
   })
 
-const connected = (make: () => NodeClient): Effect.Effect<Client, ClientError, Scope.Scope> =>
-  Effect.acquireRelease(Effect.sync(make), (client) => Effect.sync(() => client.destroy())).pipe(
-    Effect.tap((client) => client.connected)
+const connected = (make: () => NodeSocket): Effect.Effect<Client, ClientError, Scope.Scope> =>
+  Effect.acquireRelease(Effect.sync(make), (socket) => Effect.sync(() => socket.destroy())).pipe(
+    Effect.tap((socket) => socket.connected),
+    Effect.map(({ end, more, reset, write }) => ({ write, end, reset, ...makeReads(more) }))
   )
 
 const netSocket = (address: NetAddress.SocketAddress): Net.Socket =>
@@ -143,10 +147,7 @@ export const memory = (address: NetAddress.SocketAddress): Effect.Effect<Client,
         write: (chunk) => Effect.mapError(connection.write(chunk), toClientError),
         end: connection.end,
         reset: connection.reset,
-        readExactly: (length) => Effect.mapError(connection.readExactly(length, { maxLength: length }), toClientError),
-        readLine: Effect.mapError(connection.readLine({ maxLength: Infinity }), toClientError),
-        readAll: Effect.mapError(connection.readAll({ maxLength: Infinity }), toClientError),
-        closed: howItEnds(Effect.forever(Effect.mapError(connection.pull, toClientError)))
+        ...makeReads(Effect.mapError(connection.pull, toClientError))
       }),
       onFailure: (error) => new ClientError({ reason: "Refused", cause: error })
     })
@@ -164,29 +165,78 @@ const toClientError = (error: ConnectionError | Cause.Done): ClientError => {
   }
 }
 
-const howItEnds = (dropInput: Effect.Effect<never, ClientError>): Client["closed"] =>
-  Effect.catch(dropInput, (error) => {
-    switch (error.reason) {
-      case "UnexpectedEnd":
-        return Effect.succeed("Ended" as const)
-      case "Reset":
-        return Effect.succeed("Reset" as const)
-      default:
-        return Effect.fail(error)
-    }
-  })
-
 const newline = 10
 
-class NodeClient implements Client {
+/** Reads of input that comes in pieces; `more` gives the next one, and fails with `UnexpectedEnd` where there is none. */
+const makeReads = (
+  more: Effect.Effect<Uint8Array, ClientError>
+): Pick<Client, "readExactly" | "readLine" | "readAll" | "closed"> => {
+  /** What was read and not used yet. */
+  let parts: Array<Uint8Array> = []
+  let length = 0
+  const joined = (): Uint8Array => {
+    if (parts.length !== 1) parts = [Buffer.concat(parts)]
+    return parts[0]!
+  }
+  const take = (count: number): Uint8Array => {
+    const all = joined()
+    parts = [all.subarray(count)]
+    length -= count
+    // A plain array, and a copy: what Node gives is a `Buffer` over memory that it shares out.
+    return new Uint8Array(all.subarray(0, count))
+  }
+  /** Reads until `enough` says how many bytes to take of what is there. */
+  const read = (enough: () => number | undefined): Effect.Effect<Uint8Array, ClientError> =>
+    Effect.suspend(() => {
+      const count = enough()
+      return count === undefined
+        ? Effect.flatMap(more, (chunk) => {
+          parts.push(chunk)
+          length += chunk.length
+          return read(enough)
+        })
+        : Effect.succeed(take(count))
+    })
+  return {
+    readExactly: (count) => read(() => length >= count ? count : undefined),
+    readLine: Effect.map(
+      read(() => {
+        const index = joined().indexOf(newline)
+        return index === -1 ? undefined : index + 1
+      }),
+      (line) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(line.subarray(0, -1))
+    ),
+    readAll: Effect.catchIf(
+      read(() => undefined),
+      (error) => error.reason === "UnexpectedEnd",
+      () => Effect.sync(() => take(length))
+    ),
+    closed: Effect.catch(
+      Effect.forever(Effect.suspend(() => {
+        parts = []
+        length = 0
+        return more
+      })),
+      (error) => {
+        switch (error.reason) {
+          case "UnexpectedEnd":
+            return Effect.succeed("Ended" as const)
+          case "Reset":
+            return Effect.succeed("Reset" as const)
+          default:
+            return Effect.fail(error)
+        }
+      }
+    )
+  }
+}
+
+class NodeSocket {
   private readonly socket: Net.Socket
   /** The socket of the system: TLS's is above it. */
   private readonly below: Net.Socket
   private failure: ClientError | undefined
   private waiting: (() => void) | undefined
-  /** What was read and not used yet. */
-  private parts: Array<Uint8Array> = []
-  private length = 0
 
   constructor(socket: Net.Socket, below: Net.Socket = socket) {
     this.socket = socket
@@ -242,43 +292,14 @@ class NodeClient implements Client {
   }
 
   /** The next piece of input; fails with `UnexpectedEnd` at its end. */
-  private get more(): Effect.Effect<Uint8Array, ClientError> {
-    return Effect.filterOrFail(
-      this.until(() => {
-        const chunk: Buffer | null = this.socket.read()
-        return chunk ?? (this.socket.readableEnded ? "end" as const : undefined)
-      }),
-      (chunk) => chunk !== "end",
-      () => new ClientError({ reason: "UnexpectedEnd" })
-    )
-  }
-
-  /** Reads until `enough` says how many bytes to take of what is there. */
-  private read(enough: () => number | undefined): Effect.Effect<Uint8Array, ClientError> {
-    return Effect.suspend(() => {
-      const length = enough()
-      return length === undefined
-        ? Effect.flatMap(this.more, (chunk) => {
-          this.parts.push(chunk)
-          this.length += chunk.length
-          return this.read(enough)
-        })
-        : Effect.succeed(this.take(length))
-    })
-  }
-
-  private joined(): Uint8Array {
-    if (this.parts.length !== 1) this.parts = [Buffer.concat(this.parts)]
-    return this.parts[0]!
-  }
-
-  private take(length: number): Uint8Array {
-    const all = this.joined()
-    this.parts = [all.subarray(length)]
-    this.length -= length
-    // A plain array, and a copy: what Node gives is a `Buffer` over memory that it shares out.
-    return new Uint8Array(all.subarray(0, length))
-  }
+  readonly more = Effect.filterOrFail(
+    this.until(() => {
+      const chunk: Buffer | null = this.socket.read()
+      return chunk ?? (this.socket.readableEnded ? "end" as const : undefined)
+    }),
+    (chunk) => chunk !== "end",
+    () => new ClientError({ reason: "UnexpectedEnd" })
+  )
 
   readonly write: Client["write"] = (chunk) =>
     Effect.callback((resume) => {
@@ -298,32 +319,12 @@ class NodeClient implements Client {
 
   readonly reset = Effect.sync(() => {
     if (this.below.remoteFamily === undefined) return this.socket.destroy()
-    if (this.below === this.socket) return this.socket.resetAndDestroy() // What `resetAndDestroy` sets, which itself crashes Node when it is called below TLS.
-    ;(this.below as { resetAndClosing?: boolean }).resetAndClosing = true
+    if (this.below === this.socket) return this.socket.resetAndDestroy()
+    // What `resetAndDestroy` sets, which itself crashes Node when it is called below TLS.
+    const below = this.below as { resetAndClosing?: boolean }
+    below.resetAndClosing = true
     this.socket.destroy()
   })
-
-  readonly readExactly: Client["readExactly"] = (length) => this.read(() => this.length >= length ? length : undefined)
-
-  readonly readLine = Effect.map(
-    this.read(() => {
-      const index = this.joined().indexOf(newline)
-      return index === -1 ? undefined : index + 1
-    }),
-    (line) => new TextDecoder().decode(line.subarray(0, -1))
-  )
-
-  readonly readAll = Effect.catchIf(
-    this.read(() => undefined),
-    (error) => error.reason === "UnexpectedEnd",
-    () => Effect.sync(() => this.take(this.length))
-  )
-
-  readonly closed = howItEnds(Effect.forever(Effect.suspend(() => {
-    this.parts = []
-    this.length = 0
-    return this.more
-  })))
 }
 
 const fromNodeError = (error: NodeJS.ErrnoException): ClientError => {
