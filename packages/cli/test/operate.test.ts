@@ -1,7 +1,9 @@
 /** The commands on a running program, from another process. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
-import { writeFileSync } from "node:fs"
+import { Effect, Fiber, Queue } from "effect"
+import { TestClock } from "effect/testing"
+import { mkdirSync, writeFileSync } from "node:fs"
+import * as Net from "node:net"
 import { join } from "node:path"
 import { jsonLine, printable } from "../src/internal/text.ts"
 import { ask, commands, connect, handlers, start, startInTerminal } from "./utils.ts"
@@ -122,6 +124,47 @@ describe("a running program", () => {
       assert.match(other.errors.join("\n"), /is not a server's control$/)
       assert.strictEqual(other.code, 1)
     }))
+
+  it.effect(
+    "that never answers is not waited for, and no other one is meant instead of it",
+    () =>
+      Effect.gen(function*() {
+        const { run, runtime, serve } = yield* commands
+        const path = join(runtime, "socketserver", "mute.sock")
+        mkdirSync(join(runtime, "socketserver"), { mode: 0o700 })
+        const asked = yield* Queue.unbounded<void>()
+        yield* Effect.acquireRelease(
+          Effect.callback<Net.Server>((resume) => {
+            const server = Net.createServer((socket) => {
+              socket.on("error", () => {}).once("data", () => Queue.offerUnsafe(asked, undefined))
+            }).listen(path, () => resume(Effect.succeed(server)))
+          }),
+          (server) => Effect.sync(() => server.close())
+        )
+        const alone = yield* Effect.forkScoped(run("connections"))
+        // It is looked for, and then asked.
+        yield* Queue.take(asked)
+        yield* TestClock.adjust("2 seconds")
+        yield* Queue.take(asked)
+        yield* TestClock.adjust("10 seconds")
+        assert.deepStrictEqual(yield* Fiber.join(alone), {
+          out: [],
+          errors: [`${path} has not answered for 10 seconds: the program that listens there may be stopped, or busy`],
+          code: 1
+        })
+
+        yield* serve("serve", handlers, "--unix", join(runtime, "x.sock"), "--name", "other")
+        const both = yield* Effect.forkScoped(run("drain"))
+        yield* Queue.take(asked)
+        yield* TestClock.adjust("2 seconds")
+        assert.deepStrictEqual(yield* Fiber.join(both), {
+          out: [],
+          errors: ["several programs run: mute, other; choose one by --control NAME"],
+          code: 2
+        })
+      }),
+    60_000
+  )
 
   it.live("is followed event by event", () =>
     Effect.gen(function*() {

@@ -17,7 +17,8 @@ export class AddressInUse extends Data.TaggedError("AddressInUse")<{
   readonly address: string
 }> {
   override get message(): string {
-    return `${this.address} is already in use: stop the program that listens there, or choose another address (port 0 picks a free one)`
+    const other = this.address.startsWith("unix:") ? "path" : "address (port 0 picks a free one)"
+    return `${this.address} is already in use: stop the program that listens there, or choose another ${other}`
   }
 }
 

@@ -464,7 +464,14 @@ const none = Effect.succeed(null)
 const setLimit = (server: Server.Server["Service"], name: string, value: number) =>
   Effect.gen(function*() {
     const isThere = yield* server.limits.set(name, value).pipe(
-      Effect.mapError(({ message }) => new Problem({ code: "InvalidValue", message }))
+      Effect.mapError(({ message, reason }) =>
+        new Problem({
+          code: "InvalidValue",
+          message: reason._tag === "InvalidOption"
+            ? `limit "${name}" is ${value}: expected ${reason.expected}`
+            : message
+        })
+      )
     )
     if (isThere) return null
     const names = Object.keys(yield* server.limits.list)

@@ -17,6 +17,7 @@ import type { Code, Items, Request, Values } from "./Control.ts"
  *
  * - `NotRunning`: nobody listens at that path
  * - `NoPermission`: the socket belongs to another user
+ * - `NoAnswer`: it was silent for 10 seconds; the program may be stopped, or compute
  * - `Lost`: the connection ended before the answer; the program may have ended
  * - `NotControl`: whoever listens there does not speak this protocol
  *
@@ -24,7 +25,7 @@ import type { Code, Items, Request, Values } from "./Control.ts"
  * @since 0.1.0
  */
 export class ControlError extends Data.TaggedError("ControlError")<{
-  readonly code: Code | "NotRunning" | "NoPermission" | "Lost" | "NotControl"
+  readonly code: Code | "NotRunning" | "NoPermission" | "NoAnswer" | "Lost" | "NotControl"
   readonly message: string
 }> {}
 
@@ -106,13 +107,35 @@ const parse = (path: string) => (line: string): Effect.Effect<Exclude<Line, { re
       : new ControlError({ code: answer.code, message: answer.error })
   })
 
-const answersTo = (path: string, request: Request) => Stream.mapEffect(linesOf(path, request), parse(path))
+/** These are silent for as long as a drain takes, nothing happens, or they were told to be. */
+const isPatient = (request: Request): boolean =>
+  request.do === "drain" || request.do === "events" || request.do === "top"
+
+const answersTo = (path: string, request: Request) => {
+  const answers = Stream.mapEffect(linesOf(path, request), parse(path))
+  return isPatient(request) ? answers : Stream.timeoutOrElse(answers, {
+    duration: "10 seconds",
+    orElse: () =>
+      Stream.fail(
+        new ControlError({
+          code: "NoAnswer",
+          message: `${path} has not answered for 10 seconds: the program that listens there may be stopped, or busy`
+        })
+      )
+  })
+}
 
 const lost = (path: string) =>
   new ControlError({ code: "Lost", message: `the connection to ${path} ended before the answer` })
 
 /**
  * Sends a request, and gives the value that it is answered with.
+ *
+ * **Gotchas**
+ *
+ * A program that is silent for 10 seconds is `NoAnswer`; what it was told it may yet do. A `drain` is waited for as long as it
+ * takes, and so is a program that never answers to it: set a limit of your own, such as `Effect.timeout`, above its grace and
+ * kill.
  *
  * **Example** (Ending what one client has)
  *
@@ -140,7 +163,8 @@ export const request = <Do extends Request["do"]>(
   )
 
 /**
- * Sends a request, and gives the items that come before its answer. Interrupting it ends the connection.
+ * Sends a request, and gives the items that come before its answer. Interrupting it ends the connection. Where `connections` has
+ * no next item for 10 seconds, it fails with `NoAnswer`; `events` and `top` are waited for.
  *
  * @category requests
  * @since 0.1.0

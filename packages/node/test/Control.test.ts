@@ -2,10 +2,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Admission, Dispatch, Logging, Server } from "@socketserver/core"
 import { Control, ControlClient, NodeTransport } from "@socketserver/node"
-import { Context, Deferred, Effect, Exit, Fiber, Layer, Scope, Stream } from "effect"
+import { Context, Deferred, Effect, Exit, Fiber, Layer, Queue, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
+import { TestClock } from "effect/testing"
 import { spawn } from "node:child_process"
 import { existsSync, statSync, writeFileSync } from "node:fs"
+import * as Net from "node:net"
 import { connect, directory, portOf, receiveAll } from "./utils.ts"
 
 /** A server of lines that notes who its clients are, and its control. */
@@ -51,6 +53,23 @@ const say = (path: string, text: string | Buffer) =>
     socket.end(text)
     return (yield* receiveAll(socket)).trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>)
   }).pipe(Effect.scoped)
+
+/** A program that takes requests, and answers when the test says so. */
+const mute = Effect.gen(function*() {
+  const path = `${yield* directory}/mute.sock`
+  const asked = yield* Queue.unbounded<{ readonly line: string; readonly socket: Net.Socket }>()
+  yield* Effect.acquireRelease(
+    Effect.callback<Net.Server>((resume) => {
+      const server = Net.createServer((socket) => {
+        socket.on("error", () => {}).once("data", (data) => {
+          Queue.offerUnsafe(asked, { line: String(data), socket })
+        })
+      }).listen(path, () => resume(Effect.succeed(server)))
+    }),
+    (server) => Effect.sync(() => server.close())
+  )
+  return { path, asked: Queue.take(asked) }
+})
 
 const codeOf = (answer: Record<string, unknown> | undefined) => answer?.["code"]
 
@@ -149,7 +168,7 @@ describe("Control", () => {
       ])
       const wrong = yield* Effect.flip(ControlClient.request(path, { do: "limit", name: "maxConnections", value: -1 }))
       assert.strictEqual(wrong.code, "InvalidValue")
-      assert.match(wrong.message, /-1: expected an integer, 0 or more/)
+      assert.match(wrong.message, /^limit "maxConnections" is -1: expected an integer, 0 or more$/)
     }))
 
   it.live("drains, with deadlines of one's own, and gives the report to all who ask for it", () =>
@@ -393,5 +412,57 @@ describe("Control", () => {
       const server = yield* start
       const taken = yield* Effect.flip(Control.make({ path: server.path, servers: {} }))
       assert.strictEqual(taken.reason._tag, "AddressInUse")
+      assert.strictEqual(
+        taken.message,
+        `unix://${server.path} is already in use: stop the program that listens there, or choose another path`
+      )
+    }))
+
+  it.effect("gives up on a program that is silent for 10 seconds, before its answer or between two items of it", () =>
+    Effect.gen(function*() {
+      const { asked, path } = yield* mute
+      const request = yield* Effect.forkScoped(Effect.flip(ControlClient.request(path, { do: "stats" })))
+      yield* asked
+      yield* TestClock.adjust("9999 millis")
+      assert.isUndefined(request.pollUnsafe())
+      yield* TestClock.adjust("1 millis")
+      const error = yield* Fiber.join(request)
+      assert.strictEqual(error.code, "NoAnswer")
+      assert.strictEqual(
+        error.message,
+        `${path} has not answered for 10 seconds: the program that listens there may be stopped, or busy`
+      )
+
+      const seen = yield* Queue.unbounded<unknown>()
+      const items = yield* ControlClient.items(path, { do: "connections" }).pipe(
+        Stream.runForEach((item) => Queue.offer(seen, item)),
+        Effect.flip,
+        Effect.forkScoped
+      )
+      const { socket } = yield* asked
+      yield* TestClock.adjust("9 seconds")
+      socket.write("{\"item\":1}\n{\"it")
+      assert.strictEqual(yield* Queue.take(seen), 1)
+      yield* TestClock.adjust("9 seconds")
+      assert.isUndefined(items.pollUnsafe())
+      yield* TestClock.adjust("1 seconds")
+      assert.strictEqual((yield* Fiber.join(items)).code, "NoAnswer")
+    }))
+
+  it.effect("waits for a drain, and for events, as long as they take", () =>
+    Effect.gen(function*() {
+      const { asked, path } = yield* mute
+      const report = { idleClosed: 1, completed: 0, interrupted: 0, killed: 0, refused: 0, elapsedMs: 3_600_000 }
+      const drain = yield* Effect.forkScoped(ControlClient.request(path, { do: "drain" }))
+      const { socket } = yield* asked
+      const events = yield* Effect.forkScoped(Stream.runHead(ControlClient.items(path, { do: "events" })))
+      const follower = yield* asked
+      yield* TestClock.adjust("1 hour")
+      assert.isUndefined(drain.pollUnsafe())
+      assert.isUndefined(events.pollUnsafe())
+      socket.write(`${JSON.stringify({ ok: true, value: report })}\n`)
+      assert.deepStrictEqual(yield* Fiber.join(drain), report)
+      follower.socket.write("{\"item\":{\"event\":\"Stopped\"}}\n")
+      assert.isTrue((yield* Fiber.join(events))._tag === "Some")
     }))
 })

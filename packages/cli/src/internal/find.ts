@@ -53,14 +53,16 @@ export const find = Effect.fnUntraced(function*(control: string | undefined) {
   const isOurs = yield* Effect.sync(() => isOwn(place))
   if (control !== undefined && isOurs) return yield* pathOf(control)
   const files = yield* Effect.sync(() => isOurs ? Fs.readdirSync(place) : [])
-  const running: Array<string> = []
-  for (const file of files.filter((file) => file.endsWith(".sock")).toSorted()) {
-    const answer = yield* ControlClient.request(join(place, file), { do: "servers" }).pipe(
-      Effect.timeout("2 seconds"),
-      Effect.option
-    )
-    if (answer._tag === "Some") running.push(file)
-  }
+  const running = yield* Effect.filter(
+    files.filter((file) => file.endsWith(".sock")).toSorted(),
+    // One that takes long is there, too: another one is not meant instead of it.
+    (file) =>
+      ControlClient.request(join(place, file), { do: "servers" }).pipe(
+        Effect.timeoutOption("2 seconds"),
+        Effect.isSuccess
+      ),
+    { concurrency: "unbounded" }
+  )
   const [only] = running
   if (only === undefined) {
     return yield* failure(
