@@ -66,7 +66,7 @@ const exitCodeOf = (exit: Exit.Exit<void, unknown>): Effect.Effect<number> => {
 
 /**
  * Runs the command with these arguments, and gives its exit code: 0 when all went well, 1 when something did not, 2 when it was
- * asked for in the wrong way, 130 when it was interrupted. Messages for people go to the standard error.
+ * asked for in the wrong way, 127 when `exec` has no such command, 130 when it was interrupted. Messages for people go to the standard error.
  *
  * @category running
  * @since 0.1.0

@@ -599,7 +599,7 @@ describe("what keeps serve from serving", () => {
     "a duration that is none",
     [handlers, "--tcp", "0", "--grace", "soon"],
     2,
-    /"soon" is not a duration, such as 500ms/
+    /^Invalid value for flag --grace: "soon"\. Expected: a duration, such as 500ms/
   )
   refused(
     "a certificate without its key",
@@ -611,7 +611,7 @@ describe("what keeps serve from serving", () => {
     "a certificate that is not there",
     [handlers, "--tcp", "0", "--tls-cert", "/no/c", "--tls-key", "/no/k"],
     1,
-    /\/no\/c/
+    /^--tls-cert "\/no\/c": expected a file that can be read/
   )
   refused(
     "a bound for another strategy",
@@ -651,6 +651,24 @@ describe("what keeps serve from serving", () => {
     /`default` is a plain function, which cannot travel there/
   )
   refused("a name that is no file's", [handlers, "--tcp", "0", "--name", "a/b"], 2, /^--name "a\/b"/)
+  refused(
+    "a control's name that is no file's",
+    [handlers, "--tcp", "0", "--control", ""],
+    2,
+    /^--control "": use up to/
+  )
+  refused(
+    "a path that is too long",
+    [handlers, "--unix", `/tmp/${"x".repeat(200)}`],
+    1,
+    /^--unix "\/tmp\/x+": expected 1 to 10\d bytes/
+  )
+  refused(
+    "a control's path that is too long",
+    [handlers, "--tcp", "0", "--control", `/tmp/${"x".repeat(200)}`],
+    1,
+    /^--control "\/tmp\/x+": expected 1 to 10\d bytes/
+  )
   refused(
     "an address of another machine",
     [handlers, "--tcp", "0", "--host", "192.0.2.1"],
@@ -768,6 +786,34 @@ describe("exec", () => {
         existsSync(`/proc/${pid}/stat`) && !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "utf8"))
       )
       yield* Effect.repeat(isAlive, { until: (is) => !is, schedule: Schedule.spaced("10 millis") })
+    }))
+
+  it.live("of a command that is not there says so at the start, and exits with 127", () =>
+    Effect.gen(function*() {
+      const { run } = yield* commands
+      const folder = yield* directory
+      writeFileSync(join(folder, "text"), "", { mode: 0o644 })
+      const notInPath = yield* run("exec", "--tcp", "0", "--", "no-such-command", "-x")
+      assert.deepStrictEqual(notInPath, {
+        out: [],
+        errors: [`cannot run "no-such-command": no such program is in PATH`],
+        code: 127
+      })
+      for (const path of [join(folder, "none"), join(folder, "text"), join(folder, "text", "below"), folder]) {
+        const { code, errors } = yield* run("exec", "--tcp", "0", "--", path)
+        assert.deepStrictEqual(errors, [`cannot run "${path}": there is no such file that can be run`])
+        assert.strictEqual(code, 127)
+      }
+    }))
+
+  it.live("finds a command by a path, also one that is not in PATH", () =>
+    Effect.gen(function*() {
+      const { serve } = yield* commands
+      const folder = yield* directory
+      const script = join(folder, "greet")
+      writeFileSync(script, "#!/bin/sh\necho hello\n", { mode: 0o755 })
+      const server = yield* serve("exec", "--tcp", "0", "--", script)
+      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, ""), ["hello"])
     }))
 
   it.live("asks for a command, and for where to listen", () =>

@@ -10,7 +10,7 @@ export const duration = (name: string) =>
 
 const whole = (least: number, most: number) => (value: number): number => {
   if (value >= least && value <= most) return value
-  throw new Error(most === Number.MAX_SAFE_INTEGER ? `must be ${least} or more` : `must be ${least} to ${most}`)
+  throw new Error(most === Number.MAX_SAFE_INTEGER ? `${least} or more` : `${least} to ${most}`)
 }
 
 export const count = (name: string) =>
@@ -39,7 +39,9 @@ export const serving = {
   ),
   host: Flag.String("host").pipe(
     Flag.withMetavar("HOST"),
-    Flag.withDescription("The address for --tcp and --udp; 0.0.0.0 or :: for all of the machine"),
+    Flag.withDescription(
+      "The address for --tcp and --udp; 0.0.0.0 or :: for all of the machine. Default 127.0.0.1"
+    ),
     Flag.withDefault("127.0.0.1")
   ),
   tlsCert: optional(
@@ -85,7 +87,9 @@ export const serving = {
     duration("kill").pipe(Flag.withDescription("How long, after that, they may take to end. Default 5s"))
   ),
   status: optional(
-    Flag.Boolean("status").pipe(Flag.withDescription("A live status as the last line. Default: in a terminal"))
+    Flag.Boolean("status").pipe(
+      Flag.withDescription("A live status as the last line; --no-status for none. Default: in a terminal")
+    )
   )
 }
 

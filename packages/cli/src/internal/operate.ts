@@ -51,7 +51,7 @@ const whereOf = (conditions: ReadonlyArray<string>) =>
         case "older":
           where.olderThanMs = yield* Effect.try({
             try: () => Duration.toMillis(parseDuration(value)),
-            catch: (error) => misuse(`--where ${condition}: ${(error as Error).message}`)
+            catch: (error) => misuse(`--where ${condition}: expected ${(error as Error).message}`)
           })
           break
         default:
@@ -176,9 +176,13 @@ export const resume = forEach(
 export const drain = Command.make("drain", {
   ...flags.running,
   grace: flags.optional(
-    flags.duration("grace").pipe(Flag.withDescription("How long requests may go on. Default: what the server was told"))
+    flags.duration("grace").pipe(Flag.withDescription("How long requests may go on. Default: the server's own"))
   ),
-  kill: flags.optional(flags.duration("kill").pipe(Flag.withDescription("How long, after that, they may take to end")))
+  kill: flags.optional(
+    flags.duration("kill").pipe(
+      Flag.withDescription("How long, after that, they may take to end. Default: the server's own")
+    )
+  )
 }, (config) =>
   Effect.gen(function*() {
     const { names, path } = yield* meant(config)
@@ -287,7 +291,10 @@ const screenful = (path: string, rates: ReturnType<typeof ratesSince>, view: Con
 
 export const top = Command.make("top", {
   ...flags.running,
-  every: flags.duration("every").pipe(Flag.withDescription("How often"), Flag.withDefault(Duration.seconds(1))),
+  every: flags.duration("every").pipe(
+    Flag.withDescription("How often, 100ms to 1h. Default 1s"),
+    Flag.withDefault(Duration.seconds(1))
+  ),
   once: Flag.Boolean("once").pipe(Flag.withDescription("Once, and no more"), Flag.withDefault(false))
 }, (config) =>
   Effect.gen(function*() {

@@ -3,7 +3,7 @@ import * as Data from "effect/Data"
 
 export class Problem extends Data.TaggedError("Problem")<{
   readonly message: string
-  /** 1: it did not work. 2: it was not asked for in the right way. */
+  /** 1: it did not work. 2: it was not asked for in the right way. 127: there is no such command to run. */
   readonly exitCode: number
 }> {}
 

@@ -3,11 +3,12 @@ import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Exec } from "@socketserver/node"
 import { Duration, Effect, Layer } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
-import { basename, extname } from "node:path"
+import * as Fs from "node:fs"
+import { basename, extname, join } from "node:path"
 import * as flags from "./flags.ts"
 import { names } from "./framings.ts"
 import { type PlainHandler, UserModule } from "./modules.ts"
-import { misuse } from "./problem.ts"
+import { misuse, Problem } from "./problem.ts"
 import { isStream, type Listen, serving } from "./serving.ts"
 
 const listens = (config: {
@@ -29,11 +30,19 @@ const tlsOf = (certFile: string | undefined, keyFile: string | undefined, tcp: R
   return Effect.succeed({ certFile, keyFile })
 }
 
-/** It becomes the name of a file. */
-const nameOf = (name: string) =>
-  /^[\w.-]{1,64}$/.test(name)
-    ? Effect.succeed(name)
-    : misuse(`--name "${name}": use up to 64 letters, digits, dots, dashes and underscores`)
+/** Names become those of files. `--control` may be a path, too. */
+const nameOf = (
+  { control, name }: { readonly name: string | undefined; readonly control: string | undefined },
+  otherwise: string
+) => {
+  const given = [["--name", name], ["--control", control?.includes("/") === true ? undefined : control]] as const
+  for (const [option, value] of given) {
+    if (value !== undefined && !/^[\w.-]{1,64}$/.test(value)) {
+      return misuse(`${option} "${value}": use up to 64 letters, digits, dots, dashes and underscores`)
+    }
+  }
+  return Effect.succeed(name ?? otherwise.replaceAll(/[^\w.-]/g, "-"))
+}
 
 export const serve = Command.make(
   "serve",
@@ -75,7 +84,7 @@ export const serve = Command.make(
     ),
     dispatch: Flag.Literals("dispatch", ["serial", "fiber", "thread", "process"]).pipe(
       Flag.withMetavar("STRATEGY"),
-      Flag.withDescription("How requests run: one at a time, together, or each in a worker of a kind"),
+      Flag.withDescription("How requests run: one at a time, together, or each in a worker of a kind. Default fiber"),
       Flag.withDefault("fiber" as const)
     ),
     maxInFlight: flags.optional(
@@ -118,7 +127,7 @@ export const serve = Command.make(
         return yield* misuse(`${option} is for --tcp and --unix: packets have no connections`)
       }
     }
-    const name = yield* nameOf(config.name ?? basename(module, extname(module)).replaceAll(/[^\w.-]/g, "-"))
+    const name = yield* nameOf(config, basename(module, extname(module)))
     yield* serving({
       ...config,
       name,
@@ -163,6 +172,20 @@ export const serve = Command.make(
   ])
 )
 
+/** Is there a file that can be run, where the system would look for it? */
+const isCommand = (command: string): boolean => {
+  const folders = command.includes("/") ? [""] : (process.env["PATH"] ?? "/bin:/usr/bin").split(":")
+  return folders.some((folder) => {
+    const path = join(folder, command)
+    try {
+      Fs.accessSync(path, Fs.constants.X_OK)
+      return Fs.statSync(path).isFile()
+    } catch {
+      return false
+    }
+  })
+}
+
 export const exec = Command.make(
   "exec",
   {
@@ -172,7 +195,7 @@ export const exec = Command.make(
     ),
     ...flags.serving,
     maxInFlight: flags.count("max-in-flight").pipe(
-      Flag.withDescription("So many processes at a time; more clients wait"),
+      Flag.withDescription("So many processes at a time; more clients wait. Default 40"),
       Flag.withDefault(40)
     )
   },
@@ -180,7 +203,11 @@ export const exec = Command.make(
     const [command, ...args] = config.command
     const listen = listens(config)
     if (listen.length === 0) return yield* misuse("where shall it listen? Name at least one of --tcp PORT, --unix PATH")
-    const name = yield* nameOf(config.name ?? basename(command!).replaceAll(/[^\w.-]/g, "-"))
+    if (!isCommand(command!)) {
+      const place = command!.includes("/") ? "there is no such file that can be run" : "no such program is in PATH"
+      return yield* new Problem({ message: `cannot run "${command}": ${place}`, exitCode: 127 })
+    }
+    const name = yield* nameOf(config, basename(command!))
     const tls = yield* tlsOf(config.tlsCert, config.tlsKey, config.tcp)
     const context = yield* Layer.build(NodeServices.layer)
     // A server does not wait for a process beyond `kill`: by then it must be gone.

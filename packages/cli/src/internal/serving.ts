@@ -200,26 +200,27 @@ const transportOf = (options: ServingOptions, { at, transport }: Listen) =>
     }
   }) as Effect.Effect<Layer.Layer<StreamTransport.StreamTransport | DatagramTransport.DatagramTransport>, Problem>
 
+/** An option that is wrong has the name that was typed. */
+const asTyped = (path: string) => <A, R>(self: Effect.Effect<A, ListenError.ListenError, R>) =>
+  Effect.catchReason(self, "ListenError", "InvalidOption", ({ expected, option, value }) => {
+    const flags: Readonly<Record<string, string>> = { path, certFile: "--tls-cert", keyFile: "--tls-key" }
+    return failure(`${flags[option] ?? option} ${JSON.stringify(value)}: expected ${expected}`)
+  })
+
 /** The socket by which others find this program. Of a second one of a name, the process's number is in it. */
 const openControl = Effect.fnUntraced(function*(
   options: ServingOptions,
   servers: Readonly<Record<string, Server.Server["Service"]>>
 ) {
   if (options.control === "none") return undefined
-  if (options.control?.includes("/") === true) {
-    const path = yield* pathOf(options.control)
-    yield* Control.make({ path, servers })
-    return path
-  }
+  const open = (path: string) => Effect.as(asTyped("--control")(Control.make({ path, servers })), path)
+  if (options.control?.includes("/") === true) return yield* open(yield* pathOf(options.control))
   const directory = yield* ownDirectory
   const name = options.control ?? options.name
-  const path = join(directory, `${name}.sock`)
-  return yield* Control.make({ path, servers }).pipe(
-    Effect.as(path),
+  return yield* open(join(directory, `${name}.sock`)).pipe(
     Effect.catchReason("ListenError", "AddressInUse", (_, error) => {
       if (options.control !== undefined) return Effect.fail(error)
-      const other = join(directory, `${name}-${process.pid}.sock`)
-      return Effect.as(Control.make({ path: other, servers }), other)
+      return open(join(directory, `${name}-${process.pid}.sock`))
     })
   )
 })
@@ -296,7 +297,9 @@ export const serving = (options: ServingOptions, source: Source): Effect.Effect<
       const server = Context.get(
         // The durations on the page are of the metrics.
         yield* unlessAsked(
-          Layer.build(options.dashboard === undefined ? layer : Layer.provide(layer, Metrics.layer()))
+          Layer.build(options.dashboard === undefined ? layer : Layer.provide(layer, Metrics.layer())).pipe(
+            asTyped(`--${listen.transport}`)
+          )
         ),
         Server.Server
       )

@@ -40,7 +40,7 @@ export const parseDuration = (text: string): Duration.Duration => {
     ? /^\d+ /.test(text) ? Duration.fromInput(text as Duration.Input) : undefined
     : Duration.fromInput(Number(number) * factor)
   if (duration?._tag === "Some" && Duration.toMillis(duration.value) < 2 ** 31) return duration.value
-  throw new Error(`"${text}" is not a duration, such as 500ms, 30s, 5m or 1h`)
+  throw new Error("a duration, such as 500ms, 30s, 5m or 1h")
 }
 
 /** The address that a client on this machine uses. */
