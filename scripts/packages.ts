@@ -3,6 +3,7 @@
  * `exports` of `publishConfig` took the place of the ones in the workspace, that every file they name is there, and what
  * `publint` and `attw` have to say about every entry point. Then a program outside the workspace, in JavaScript, uses what was
  * packed: its handler must be found by workers of both kinds, and the command must serve it. The tarballs stay in `.cache/packages`.
+ * To be run by `pnpm check:packages`, which puts pnpm and the tools on the PATH.
  */
 import { execFileSync } from "node:child_process"
 import {
@@ -27,7 +28,8 @@ const run = (command: string, args: ReadonlyArray<string>, cwd = root): string =
     return execFileSync(command, args, { cwd, encoding: "utf8", stdio: "pipe" })
   } catch (cause) {
     const { stdout = "", stderr = "" } = cause as { readonly stdout?: string; readonly stderr?: string }
-    throw new Error(`${command} ${args.join(" ")}\n${stdout}${stderr}`, { cause })
+    // Without output, it could not be started.
+    throw new Error(`${command} ${args.join(" ")}\n${stdout}${stderr || (cause as Error).message}`, { cause })
   }
 }
 
