@@ -408,10 +408,12 @@ describe("serve", () => {
   it.live("says that a handler has given something that is no Effect, and goes on", () =>
     Effect.gen(function*() {
       const { serve } = yield* commands
-      const server = yield* serve("serve", handlers, "--tcp", "0", "--handler", "promise")
-      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
-      yield* server.out.lineWith(/the handler `promise` has returned a promise, not an Effect/)
-      assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
+      for (const [handler, given] of [["promise", "a promise"], ["nothing", "undefined"]] as const) {
+        const server = yield* serve("serve", handlers, "--tcp", "0", "--handler", handler)
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
+        yield* server.out.lineWith(new RegExp(`the handler \`${handler}\` has returned ${given}, not an Effect`))
+        assert.deepStrictEqual(yield* ask(server.at["tcp"]!, "x\n"), [])
+      }
     }))
 })
 

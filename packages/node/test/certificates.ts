@@ -1,11 +1,12 @@
 /** Certificates for tests, made by `openssl` once for each test file. */
+import { afterAll } from "@effect/vitest"
 import { execFileSync } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 
 const directory = mkdtempSync(join(tmpdir(), "socketserver-tls-"))
-process.on("exit", () => rmSync(directory, { recursive: true, force: true }))
+afterAll(() => rmSync(directory, { recursive: true, force: true }))
 
 const openssl = (...args: ReadonlyArray<string>) => execFileSync("openssl", args, { cwd: directory, stdio: "pipe" })
 

@@ -41,8 +41,8 @@ const isHandler = (value: unknown): value is PlainHandler | PortableHandler =>
   typeof value === "function" || Handler.isPortable(value)
 
 const kindOf = (value: unknown): string =>
-  value === null
-    ? "null"
+  value === null || value === undefined
+    ? String(value)
     : Array.isArray(value)
     ? "an array"
     : typeof value === "object"

@@ -25,3 +25,5 @@ export const datagram = ({ payload, reply }: Datagram.Datagram) =>
 export const number = 42
 
 export const promise = async () => "not an Effect"
+
+export const nothing = () => {}
