@@ -166,6 +166,18 @@ describe("a running program", () => {
     60_000
   )
 
+  it.live("that has as many clients as its control takes says so, and is found", () =>
+    Effect.gen(function*() {
+      const { run, runtime, serve } = yield* commands
+      yield* serve("serve", handlers, "--tcp", "0", "--name", "full")
+      yield* Effect.replicateEffect(connect(join(runtime, "socketserver", "full.sock")), 32)
+      assert.deepStrictEqual(yield* run("connections"), {
+        out: [],
+        errors: ["this control has 32 clients already"],
+        code: 1
+      })
+    }))
+
   it.live("is followed event by event", () =>
     Effect.gen(function*() {
       const { run, serve, spawned } = yield* commands

@@ -601,7 +601,9 @@ export const make = (options: {
     Admission.maxConnections({
       max: maxClients,
       overflow: Admission.reject({
-        farewell: `${JSON.stringify(failed({ code: "Busy", message: `${maxClients} clients are connected` }))}\n`
+        farewell: `${
+          JSON.stringify(failed({ code: "Busy", message: `this control has ${maxClients} clients already` }))
+        }\n`
       })
     }),
     Dispatch.fiberPerRequest({ maxInFlight: maxClients }),

@@ -55,11 +55,11 @@ export const find = Effect.fnUntraced(function*(control: string | undefined) {
   const files = yield* Effect.sync(() => isOurs ? Fs.readdirSync(place) : [])
   const running = yield* Effect.filter(
     files.filter((file) => file.endsWith(".sock")).toSorted(),
-    // One that takes long is there, too: another one is not meant instead of it.
+    // One that takes long, or has no place for us, is there, too: another one is not meant instead of it.
     (file) =>
       ControlClient.request(join(place, file), { do: "servers" }).pipe(
         Effect.timeoutOption("2 seconds"),
-        Effect.isSuccess
+        Effect.match({ onSuccess: () => true, onFailure: ({ code }) => code === "Busy" })
       ),
     { concurrency: "unbounded" }
   )
