@@ -613,7 +613,7 @@ describe("what keeps serve from serving", () => {
     "a certificate that is not there",
     [handlers, "--tcp", "0", "--tls-cert", "/no/c", "--tls-key", "/no/k"],
     1,
-    /^--tls-cert "\/no\/c": expected a file that can be read/
+    /^option `--tls-cert` is "\/no\/c": expected a file that can be read/
   )
   refused(
     "a bound for another strategy",
@@ -626,6 +626,12 @@ describe("what keeps serve from serving", () => {
     [handlers, "--tcp", "0", "--max-workers", "2"],
     2,
     /^--max-workers is for --dispatch thread or process$/
+  )
+  refused(
+    "a timeout of no time",
+    [handlers, "--tcp", "0", "--idle-timeout", "0s"],
+    1,
+    /^option `--idle-timeout` is 0 millis: expected a duration of more than 0/
   )
   refused("connections of packets", [handlers, "--udp", "0", "--idle-timeout", "1s"], 2, /packets have no connections/)
   refused(
@@ -663,13 +669,13 @@ describe("what keeps serve from serving", () => {
     "a path that is too long",
     [handlers, "--unix", `/tmp/${"x".repeat(200)}`],
     1,
-    /^--unix "\/tmp\/x+": expected 1 to 10\d bytes/
+    /^option `--unix` is "\/tmp\/x+": expected 1 to 10\d bytes/
   )
   refused(
     "a control's path that is too long",
     [handlers, "--tcp", "0", "--control", `/tmp/${"x".repeat(200)}`],
     1,
-    /^--control "\/tmp\/x+": expected 1 to 10\d bytes/
+    /^option `--control` is "\/tmp\/x+": expected 1 to 10\d bytes/
   )
   refused(
     "an address of another machine",

@@ -4,7 +4,7 @@ import {
   type DatagramTransport,
   Dispatch,
   Handler,
-  type ListenError,
+  ListenError,
   Logging,
   Metrics,
   Server,
@@ -203,8 +203,13 @@ const transportOf = (options: ServingOptions, { at, transport }: Listen) =>
 /** An option that is wrong has the name that was typed. */
 const asTyped = (path: string) => <A, R>(self: Effect.Effect<A, ListenError.ListenError, R>) =>
   Effect.catchReason(self, "ListenError", "InvalidOption", ({ expected, option, value }) => {
-    const flags: Readonly<Record<string, string>> = { path, certFile: "--tls-cert", keyFile: "--tls-key" }
-    return failure(`${flags[option] ?? option} ${JSON.stringify(value)}: expected ${expected}`)
+    const flags: Readonly<Record<string, string>> = {
+      path,
+      certFile: "--tls-cert",
+      keyFile: "--tls-key",
+      idleTimeout: "--idle-timeout"
+    }
+    return failure(new ListenError.InvalidOption({ option: flags[option] ?? option, value, expected }).message)
   })
 
 /** The socket by which others find this program. Of a second one of a name, the process's number is in it. */
