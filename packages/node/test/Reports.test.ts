@@ -1,8 +1,8 @@
 /** What threads report in shared memory: each report once, in order, after the messages before it, and one wake-up for many. */
 import { assert, describe, it } from "@effect/vitest"
 import { type Connection, type Handler, Server } from "@socketserver/core"
-import { NodeDispatch, NodeTransport, type WorkerPool } from "@socketserver/node"
-import { TestClient } from "@socketserver/testing"
+import { NodeDispatch, NodeTransport, WorkerPool } from "@socketserver/node"
+import { DatagramTestClient, TestClient } from "@socketserver/testing"
 import { Context, Effect, Layer } from "effect"
 import { Reports } from "../src/internal/reports.ts"
 import { until } from "./utils.ts"
@@ -154,5 +154,47 @@ describe("a server whose threads report", () => {
       yield* leaveBefore(server, "exit 3")
       yield* Effect.timeout(server.awaitIdle, "15 seconds")
       assert.deepStrictEqual((yield* server.stats).closed, { Completed: 6, WorkerCrashed: 1 })
+    }))
+
+  it.live("knows of ends that a thread has reported which dies before it can say so", () =>
+    Effect.gen(function*() {
+      const server = yield* serve({ maxWorkers: 1, concurrencyPerWorker: 8 })
+      yield* Effect.replicateEffect(visit(server, "hold", "held"), 6)
+      const last = yield* visit(server, "echo there", "there")
+      yield* last.write("letGo\n")
+      yield* Effect.timeout(server.awaitIdle, "15 seconds")
+      assert.deepStrictEqual((yield* server.stats).closed, { Completed: 6, WorkerCrashed: 1 })
+    }))
+
+  it.live("knows of ends after a message that could not leave the thread", () =>
+    Effect.gen(function*() {
+      const pool = Layer.succeed(
+        WorkerPool.WorkerPool,
+        yield* WorkerPool.make({ kind: "thread", maxWorkers: 1, concurrencyPerWorker: 8 })
+      )
+      const packets = yield* NodeTransport.udp({ host: "127.0.0.1", port: 0 }).pipe(
+        NodeDispatch.workers,
+        Server.serveDatagram(handlers.obeyPacket, { onError: () => Effect.void }),
+        Layer.provide(pool),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+      const server = yield* NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
+        NodeDispatch.workers,
+        Server.serveStream(obey),
+        Layer.provide(pool),
+        Layer.build,
+        Effect.map(Context.get(Server.Server))
+      )
+      yield* (yield* DatagramTestClient.udp("IPv4")).send(packets.address, "detached")
+      yield* until(
+        "the packet's handler has failed",
+        Effect.map(packets.stats, ({ closed }) => closed.HandlerFailed === 1)
+      )
+      yield* Effect.forEach(yield* Effect.replicateEffect(visit(server, "echo there", "there"), 6), leave, {
+        concurrency: "unbounded"
+      })
+      // Not `awaitIdle`: for whoever waits there is a message more.
+      yield* until("all have ended", Effect.map(server.stats, ({ closed }) => closed["Completed"] === 6))
     }))
 })

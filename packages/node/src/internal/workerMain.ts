@@ -55,8 +55,9 @@ let posted = 0
 const post: (message: FromWorker) => void = parentPort === null
   ? (message) => void process.send!(message)
   : (message) => {
-    posted++
     parentPort!.postMessage(message)
+    // Not where that throws: reports would wait for what never comes.
+    posted++
   }
 
 let reporter: Reporter

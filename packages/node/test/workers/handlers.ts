@@ -7,12 +7,13 @@ import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import { existsSync } from "node:fs"
-import { threadId } from "node:worker_threads"
+import { appendFileSync, existsSync } from "node:fs"
+import { parentPort, threadId } from "node:worker_threads"
 
 export class Oops extends Data.TaggedError("Oops")<{ readonly detail: string }> {
   override get message(): string {
@@ -27,6 +28,8 @@ const worker = `${process.pid}/${threadId}`
 
 /** What this module remembers, in each place where it is loaded. */
 export const memory: Array<string> = []
+
+const held = Latch.makeUnsafe(false)
 
 /** Whatever does not return by itself is done here, between reads. */
 const computeForEver = (): never => {
@@ -103,6 +106,18 @@ const act = (
       )
     case "stay":
       return Effect.uninterruptible(Effect.andThen(connection.write("staying\n"), Effect.never))
+    case "hold":
+      return Effect.andThen(connection.write("held\n"), Effect.andThen(held.await, Effect.fail(Cause.Done())))
+    case "letGo":
+      // The thread can say no more to its server.
+      return Effect.andThen(
+        Effect.sync(() => {
+          parentPort!.close()
+          held.openUnsafe()
+          setImmediate(() => setImmediate(() => process.exit(3)))
+        }),
+        Effect.never
+      )
     case "untilDrain":
       return Effect.andThen(
         connection.write("waiting\n"),
@@ -180,6 +195,12 @@ export const obeyPacket = Handler.portable(
           return computeForEver()
         case "large":
           return yield* datagram.reply(new Uint8Array(70_000))
+        case "detached": {
+          // No message can have it.
+          const bytes = new Uint8Array(8)
+          structuredClone(bytes.buffer, { transfer: [bytes.buffer] })
+          return yield* datagram.reply(bytes)
+        }
         case "twice":
           yield* datagram.reply("one")
           return yield* datagram.send(datagram.peer, "two")
@@ -217,6 +238,13 @@ export const tracedMessage = Handler.portable(
 export const square = Handler.portable(import.meta.url, "square", (n: number) => Effect.succeed(n * n))
 
 export const where = Handler.portable(import.meta.url, "where", (_: void) => Effect.succeed(worker))
+
+/** Says something to whoever started its worker. */
+export const call = Handler.portable(import.meta.url, "call", (what: unknown) =>
+  Effect.sync(() => {
+    if (parentPort === null) process.send!(what)
+    else parentPort.postMessage(what)
+  }))
 
 export const doomed = Handler.portable(
   import.meta.url,
@@ -262,6 +290,22 @@ export const reluctant = Handler.portable(
       Effect.suspend(() =>
         existsSync(process.env.TEST_RELUCTANT!) ? Effect.fail(new Oops({ detail: "not now" })) : Effect.void
       )
+    )
+  }
+)
+
+/** Its layer tells in a file that it is being built, and waits for another one; the environment names the first. */
+export const slow = Handler.portable(
+  import.meta.url,
+  "slow",
+  (_: Connection) => Effect.void,
+  {
+    layer: Layer.effectDiscard(
+      Effect.gen(function*() {
+        const file = process.env.TEST_SLOW!
+        appendFileSync(file, ".")
+        while (!existsSync(`${file}.go`)) yield* Effect.sleep(5)
+      })
     )
   }
 )
