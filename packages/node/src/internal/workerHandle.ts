@@ -44,8 +44,15 @@ interface Events {
 /** This module's own ending: `.ts` in development, `.js` when built. */
 const main = new URL(`./workerMain${import.meta.url.slice(import.meta.url.lastIndexOf("."))}`, import.meta.url)
 
-export const spawn = (options: HandleOptions, events: Events): WorkerHandle =>
-  options.kind === "thread" ? spawnThread(options, events) : spawnProcess(options, events)
+export const spawn = (options: HandleOptions, events: Events): WorkerHandle => {
+  try {
+    return options.kind === "thread" ? spawnThread(options, events) : spawnProcess(options, events)
+  } catch (error) {
+    // The system has no room for one more, or Node does not take the options.
+    queueMicrotask(() => events.onEnd(error as Error))
+    return { post: () => {}, postSocket: () => false, kill: () => {} }
+  }
+}
 
 /** Does this Node move TCP sockets to threads: fresh ones, and those that were read from? It may turn out that it does not. */
 const canTransfer = Object.getOwnPropertySymbols(Net.Socket.prototype).some(({ description }) =>
@@ -109,13 +116,13 @@ const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): Wor
     moving.close()
     onEnd(cause)
   }
-  // Writing to one that is just ending.
-  child.stdio[4]!.on("error", () => {})
-  child.on("message", (message) => onMessage(message as FromWorker))
   child.on("error", (error) => {
     // Without a process there will be no exit.
     if (child.pid === undefined) end(error)
   })
+  // Writing to one that is just ending. There is none where this process has no descriptors left.
+  child.stdio?.[4]?.on("error", () => {})
+  child.on("message", (message) => onMessage(message as FromWorker))
   child.on(
     "exit",
     (code, signal) =>

@@ -59,6 +59,8 @@ interface HandlerName {
   readonly name: string
 }
 
+const isReady: LoadOutcome = { _tag: "Ready" }
+
 export class PooledWorker {
   readonly number: number
   readonly pool: Pool
@@ -74,8 +76,8 @@ export class PooledWorker {
   /** Of a thread. */
   private readonly reports: Reports | undefined
   private timer: NodeJS.Timeout | undefined
-  /** What has become of the handlers that it was told to load. */
-  private readonly outcomes = new Map<number, LoadOutcome | "loading">()
+  /** The handlers that it has. One that it could not load it is told to load again, when that is wanted again. */
+  private readonly loaded = new Set<number>()
   private readonly loading = new Map<number, Array<(outcome: LoadOutcome) => void>>()
 
   constructor(pool: Pool, number: number) {
@@ -98,7 +100,9 @@ export class PooledWorker {
   }
 
   private received = 0
-  private receive(message: FromWorker): void {
+  private receive(message: FromWorker | null | undefined): void {
+    // A handler's own code may post something, too.
+    if (message?._tag === undefined) return
     // What is older comes first.
     this.takeReports()
     this.received++
@@ -123,9 +127,10 @@ export class PooledWorker {
       }
       case "Loaded": {
         const { handler, outcome } = message
-        this.outcomes.set(handler, outcome)
-        for (const then of this.loading.get(handler) ?? []) then(outcome)
+        const waiting = this.loading.get(handler) ?? []
         this.loading.delete(handler)
+        if (outcome._tag === "Ready") this.loaded.add(handler)
+        for (const then of waiting) then(outcome)
         return
       }
       case "Report":
@@ -174,12 +179,10 @@ export class PooledWorker {
 
   /** Loads the handler if it was not yet; `then` is told, at once if it was. */
   whenLoaded(handler: number, then: (outcome: LoadOutcome) => void): void {
-    const outcome = this.outcomes.get(handler)
-    if (outcome !== undefined && outcome !== "loading") return then(outcome)
+    if (this.loaded.has(handler)) return then(isReady)
     const waiting = this.loading.get(handler)
     if (waiting !== undefined) return void waiting.push(then)
     this.loading.set(handler, [then])
-    this.outcomes.set(handler, "loading")
     const { module, name } = this.pool.handlers[handler]!
     this.post({ _tag: "Load", handler, module, name })
   }
@@ -277,6 +280,11 @@ export class PooledWorker {
       job.crashed(this.ending?.cause ?? cause)
       this.pool.numbers.giveBack(job.id)
     }
+    const outcome: LoadOutcome = {
+      _tag: "NotFound",
+      detail: `the worker that was to load it has ended: ${cause.message}`
+    }
+    for (const waiting of this.loading.values()) for (const then of waiting) then(outcome)
     this.receiver.requestEnded(undefined, Exit.die(cause))
   }
 }
@@ -354,8 +362,15 @@ export class Pool {
       const index = handler === undefined ? undefined : this.register(handler)
       const ready = [...this.workers].find(({ state }) => state === "ready")
       if (ready === undefined) {
+        const isNew = index !== undefined && !this.required.has(index)
         if (index !== undefined) this.required.add(index)
-        this.starts.add(resume)
+        this.starts.add((exit) => {
+          // One that was starting may have been told before what to load.
+          if (Exit.isSuccess(exit)) return resume(handler === undefined ? exit : this.start(handler))
+          // Those that others need start without it.
+          if (isNew) this.required.delete(index)
+          resume(exit)
+        })
         const { maxWorkers, minWorkers } = this.options
         while (this.present < Math.min(maxWorkers, Math.max(1, minWorkers))) this.startWorker()
       } else if (index === undefined) resume(Effect.void)
@@ -378,7 +393,8 @@ export class Pool {
   /** A worker with room, which takes the job at once; or the place in line, to be given up. */
   request(waiter: Waiter): () => void {
     const worker = this.leastBusy()
-    if (worker !== undefined) waiter.begin(worker)
+    if (this.closed) waiter.fail(new Error("the workers were stopped"))
+    else if (worker !== undefined) waiter.begin(worker)
     else {
       this.waiting.add(waiter)
       this.fill()
@@ -493,8 +509,10 @@ export class Pool {
   }
 
   private endStart(exit: Exit.Exit<void, unknown>): void {
-    for (const start of this.starts) start(exit)
+    const starts = [...this.starts]
+    // Whoever is told may try again at once.
     this.starts.clear()
+    for (const start of starts) start(exit)
   }
 
   onRoom(worker: PooledWorker): void {
@@ -531,18 +549,20 @@ export class Pool {
   private onNotStarted(failure: StartFailure): void {
     const cause = Cause.isCause(failure) ? Cause.squash(failure) : failure
     this.failure = cause
-    this.endStart(toStartExit(failure))
     const waiting = [...this.waiting]
     this.waiting.clear()
+    // First, so that those who come when these are told wait for the next attempt.
+    if (!this.closed && this.retry === undefined) {
+      const { pause } = this
+      this.pause = Math.min(2 * pause, longestPause)
+      this.publish({ _tag: "WorkerNotStarted", cause, retryIn: Duration.millis(pause) })
+      this.retry = setTimeout(() => {
+        this.retry = undefined
+        this.fill()
+      }, pause)
+    }
+    this.endStart(toStartExit(failure))
     for (const { fail } of waiting) fail(cause)
-    if (this.closed || this.retry !== undefined) return
-    const { pause } = this
-    this.pause = Math.min(2 * pause, longestPause)
-    this.publish({ _tag: "WorkerNotStarted", cause, retryIn: Duration.millis(pause) })
-    this.retry = setTimeout(() => {
-      this.retry = undefined
-      this.fill()
-    }, pause)
   }
 
   /** The worker has been told to interrupt a job, and must be heard of soon. */

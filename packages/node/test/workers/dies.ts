@@ -1,0 +1,2 @@
+/** A module that no worker survives. */
+process.exit(9)
