@@ -29,7 +29,7 @@ export const neverReading: Proof = {
   claim: "clients that never read their answers hold a bounded memory, and only for a time",
   run: async ({ check, say, short }) => {
     const clients = short ? 30 : 500
-    const seconds = short ? 4 : 15
+    const seconds = short ? 8 : 15
     const server = await startServer({ service: "large", writeTimeout: `${seconds} seconds` })
     const before = await server.report("collected")
     const attacker = await startAttack(import.meta.url, attack, { target: server.target, clients })
