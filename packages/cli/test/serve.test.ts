@@ -148,7 +148,7 @@ describe("serve", () => {
   it.live("refuses connections beyond --max-connections, and ends silent ones after --idle-timeout", () =>
     Effect.gen(function*() {
       const { serve } = yield* commands
-      const server = yield* serve("serve", handlers, "--tcp", "0", "--max-connections", "1", "--idle-timeout", "300ms")
+      const server = yield* serve("serve", handlers, "--tcp", "0", "--max-connections", "1", "--idle-timeout", "3s")
       const first = yield* connect(server.at["tcp"]!)
       yield* first.send("first\n")
       assert.strictEqual(yield* first.out.line, "FIRST")

@@ -40,7 +40,7 @@ describe("a farewell", () => {
 
   it.live("to a client that does not read it is cut at its time, and counts no longer", () =>
     Effect.gen(function*() {
-      const overflow = Admission.reject({ farewell: new Uint8Array(32 * 2 ** 20), timeout: "50 millis", max: 1 })
+      const overflow = Admission.reject({ farewell: new Uint8Array(32 * 2 ** 20), timeout: "1 second", max: 1 })
       const server = yield* start(Admission.maxConnections({ max: 0, overflow }))
       const deaf = yield* connect(server.address)
       deaf.pause()
@@ -97,7 +97,7 @@ describe("requests in workers", () => {
         const server = yield* NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
           Admission.maxConnections({ max: 1 }),
           NodeDispatch.workerPerRequest({ kind, maxWorkers: 1 }),
-          Server.serveStream(echo, { maxAge: { after: "200 millis" } }),
+          Server.serveStream(echo, { maxAge: { after: "1 second" } }),
           Layer.build,
           Effect.map(Context.get(Server.Server))
         )

@@ -162,14 +162,21 @@ describe("a worker that fails a request", () => {
           client.destroy()
           yield* server.awaitIdle
         })
-      // Nothing: the handler waits in a read until its time is over.
-      yield* ask("")
+      const aboveDebug = () => lines.filter((line) => !line.startsWith("Debug"))
+      let tries = 0
+      // One that gets no core for 50 ms is killed as if it computed: a busy machine may do that once or twice.
+      do {
+        lines.length = 0
+        // Nothing: the handler waits in a read until its time is over.
+        yield* ask("")
+        tries++
+      } while (aboveDebug().length > 0 && tries < 5)
       const told = lines.filter((line) => /WorkerTimeout/.test(line))
       assert.isAtLeast(told.length, 1)
-      assert.deepStrictEqual(lines.filter((line) => !line.startsWith("Debug")), [])
-      assert.deepStrictEqual((yield* server.stats).closed, { WorkerTimeout: 1 })
+      assert.deepStrictEqual(aboveDebug(), [])
+      assert.deepStrictEqual((yield* server.stats).closed, { WorkerTimeout: tries })
       yield* ask("compute\n")
-      assert.deepStrictEqual((yield* server.stats).closed, { WorkerTimeout: 2 })
-      assert.deepStrictEqual(lines.filter((line) => !line.startsWith("Debug")), ["Warn worker 1 ended: Killed"])
+      assert.deepStrictEqual((yield* server.stats).closed, { WorkerTimeout: tries + 1 })
+      assert.deepStrictEqual(aboveDebug(), [`Warn worker ${tries} ended: Killed`])
     }))
 })

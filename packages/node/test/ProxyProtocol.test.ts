@@ -127,7 +127,7 @@ describe("a hostile client", () => {
           if (!["Trace", "Debug", "Info"].includes(logLevel)) noise.push(`${logLevel}: ${String(message)}`)
         })
         const transport = NodeTransport.tcp({ host: "127.0.0.1", port: 0 }).pipe(
-          NodeTransport.proxyProtocol({ trusted: ["127.0.0.1"], timeout: "200 millis" })
+          NodeTransport.proxyProtocol({ trusted: ["127.0.0.1"], timeout: "1 second" })
         )
         const server = yield* start(transport, handler.handle).pipe(
           Effect.provide(Logger.layer([logger])),

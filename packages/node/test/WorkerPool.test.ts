@@ -33,17 +33,21 @@ for (const kind of ["thread", "process"] as const) {
   const make = (options?: Partial<WorkerPool.WorkerOptions>) => WorkerPool.make({ kind, maxWorkers: 1, ...options })
 
   describe.concurrent(`a pool with a ${kind}`, () => {
-    it.live("goes on when another one could be started again, after there were no descriptors for it", () =>
-      Effect.gen(function*() {
-        const main = Path.join(import.meta.dirname, "workers/exhausted.ts")
-        const command = `ulimit -n 256 && exec "$0" "$@"`
-        const output = yield* Effect.callback<string>((resume) => {
-          execFile("sh", ["-c", command, process.execPath, main, kind], (_, stdout, stderr) => {
-            resume(Effect.succeed(stdout + stderr))
+    it.live(
+      "goes on when another one could be started again, after there were no descriptors for it",
+      () =>
+        Effect.gen(function*() {
+          const main = Path.join(import.meta.dirname, "workers/exhausted.ts")
+          const command = `ulimit -n 256 && exec "$0" "$@"`
+          const output = yield* Effect.callback<string>((resume) => {
+            execFile("sh", ["-c", command, process.execPath, main, kind], (_, stdout, stderr) => {
+              resume(Effect.succeed(stdout + stderr))
+            })
           })
-        })
-        assert.strictEqual(output, "9\n")
-      }))
+          assert.strictEqual(output, "9\n")
+        }),
+      60_000
+    )
 
     it.live("fails the tasks that wait when its scope is closed, and those that come later", () =>
       Effect.gen(function*() {

@@ -436,14 +436,19 @@ for (const kind of kinds) {
 
     it.live("whose request waits for longer than its `timeout` interrupts it, and lives", () =>
       Effect.gen(function*() {
-        const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "100 millis" })
-        const client = yield* visit("wait")
-        assert.strictEqual(yield* client.readLine, "waiting")
-        assert.strictEqual(yield* client.readLine, "interrupted")
-        assert.strictEqual(yield* client.closed, "Ended")
-        yield* until("the request has ended", Effect.sync(() => reasons().length === 1))
-        assert.deepStrictEqual(reasons(), [{ _tag: "WorkerTimeout" }])
-        assert.strictEqual((yield* workers).killed, 0)
+        const { reasons, visit, workers } = yield* serve({ kind, maxWorkers: 1, timeout: "1 second" })
+        let tries = 0
+        let said: string
+        // One that gets no core for 50 ms is killed as if it computed: a busy machine may do that once or twice.
+        do {
+          const client = yield* visit("wait")
+          said = new TextDecoder().decode(yield* Effect.orElseSucceed(client.readAll, () => new Uint8Array()))
+          tries++
+          yield* until("the request has ended", Effect.sync(() => reasons().length === tries))
+        } while ((yield* workers).killed === tries && tries < 5)
+        assert.strictEqual(said, "waiting\ninterrupted\n")
+        assert.deepStrictEqual(reasons(), Array.from({ length: tries }, () => ({ _tag: "WorkerTimeout" })))
+        assert.strictEqual((yield* workers).killed, tries - 1)
       }))
 
     it.live("that does not hear of an interruption is killed", () =>
@@ -651,17 +656,22 @@ for (const kind of kinds) {
         assert.deepStrictEqual([fail._tag, fail.message], ["Oops", "oops: task"])
         const die = yield* Effect.exit(run(handlers.doomed, "die"))
         assert.isTrue(Exit.isFailure(die) && Cause.hasDies(die.cause))
-        for (
-          const [how, reason] of [["exit", "WorkerCrashed"], ["compute", "WorkerTimeout"], [
-            "wait",
-            "WorkerTimeout"
-          ]] as const
-        ) {
-          const error = yield* Effect.flip(run(handlers.doomed, how))
-          assert.isTrue(error instanceof WorkerError.WorkerError && error.reason._tag === reason, how)
-        }
+        const reasonOf = (how: "exit" | "compute" | "wait") =>
+          Effect.map(
+            Effect.flip(run(handlers.doomed, how)),
+            (error) => error instanceof WorkerError.WorkerError ? error.reason._tag : error
+          )
+        assert.strictEqual(yield* reasonOf("exit"), "WorkerCrashed")
+        assert.strictEqual(yield* reasonOf("compute"), "WorkerTimeout")
         const { crashed, killed } = yield* info
         assert.deepStrictEqual([crashed, killed], [1, 1])
+        let tries = 0
+        // One that gets no core for 50 ms is killed as if it computed: a busy machine may do that once or twice.
+        do {
+          assert.strictEqual(yield* reasonOf("wait"), "WorkerTimeout")
+          tries++
+        } while ((yield* info).killed === 1 + tries && tries < 5)
+        assert.strictEqual((yield* info).killed, tries)
         assert.strictEqual(yield* run(handlers.square, 3), 9)
       }))
 
