@@ -114,6 +114,7 @@ for (const kind of ["thread", "process"]) {
 import assert from "node:assert/strict"
 import { spawn } from "node:child_process"
 import { readFileSync } from "node:fs"
+import { connect } from "node:net"
 
 const place = "node_modules/@socketserver/cli"
 const { bin } = JSON.parse(readFileSync(\`\${place}/package.json\`, "utf8"))
@@ -121,10 +122,20 @@ const command = [\`\${place}/\${bin.socketserver}\`, "serve", "./upper.js", "--h
 const server = spawn(process.execPath, [...command, "--dispatch", "thread", "--control", "./control.sock"], {
   stdio: ["ignore", "pipe", "inherit"]
 })
-server.stdout.on("data", (chunk) => {
-  if (String(chunk).includes("Ctrl-C")) server.kill("SIGTERM")
+process.on("exit", () => server.kill("SIGKILL"))
+let said = ""
+let heard = ""
+server.stdout.setEncoding("utf8").on("data", (chunk) => {
+  const isReady = said.includes("Ctrl-C")
+  said += chunk
+  if (isReady || !said.includes("Ctrl-C")) return
+  const client = connect("./x.sock", () => client.write("hello\\n"))
+  client.setEncoding("utf8").on("data", (chunk) => (heard += chunk)).on("close", () => server.kill("SIGTERM"))
 })
-server.on("exit", (code) => assert.equal(code, 0))
+server.on("exit", (code) => {
+  assert.equal(code, 0)
+  assert.match(heard, /^HELLO \\d+\\/[1-9]\\d*\\n$/)
+})
 `
 }
 
