@@ -35,7 +35,9 @@ import {
   Tracer
 } from "effect"
 import { spawn } from "node:child_process"
+import { subscribe, unsubscribe } from "node:diagnostics_channel"
 import { readFileSync, rmSync, writeFileSync } from "node:fs"
+import type * as Net from "node:net"
 import * as Path from "node:path"
 import { directory, until } from "./utils.ts"
 import * as handlers from "./workers/handlers.ts"
@@ -135,6 +137,30 @@ for (const [name, place] of Object.entries(places)) {
       assert.deepStrictEqual(reasons().map(({ _tag }) => _tag), ["Completed", "WorkerCrashed"])
     }))
 }
+
+it.live("a client whose socket is gone before it could be sent to its process has reset its connection", () =>
+  Effect.gen(function*() {
+    const { connect, reasons, server, visit } = yield* serveAt(
+      yield* tcp,
+      { kind: "process", maxWorkers: 1, concurrencyPerWorker: 3 }
+    )
+    const first = yield* visit("worker")
+    const pid = Number((yield* first.readLine).split("/")[0])
+    const accepted: Array<Net.Socket> = []
+    const onSocket = (message: unknown) => void accepted.push((message as { readonly socket: Net.Socket }).socket)
+    subscribe("net.server.socket", onSocket)
+    yield* Effect.addFinalizer(() => Effect.sync(() => unsubscribe("net.server.socket", onSocket)))
+    // It acknowledges no socket, and Node sends the next one only then.
+    process.kill(pid, "SIGSTOP")
+    for (const inFlight of [2, 3]) {
+      yield* connect
+      yield* until("it is on its way", Effect.map(server.stats, (stats) => stats.inFlight === inFlight))
+    }
+    accepted.at(-1)!.destroy()
+    process.kill(pid, "SIGCONT")
+    yield* until("it has ended", Effect.sync(() => reasons().length === 1))
+    assert.deepStrictEqual(reasons(), [{ _tag: "PeerReset" }])
+  }))
 
 for (const kind of kinds) {
   for (const [name, place] of Object.entries(places)) {

@@ -177,10 +177,11 @@ class Job implements Host {
 
   private makeWire(subject: SubjectOf<"Connection">, socket: Socket | undefined): Wire {
     const { allowHalfOpen, ends, transfer } = subject
-    if (transfer === "socket" && socket !== undefined) {
+    if (transfer === "socket") {
+      const own = socket ?? goneSocket()
       // What is passed to a process forgets this.
-      socket.allowHalfOpen = allowHalfOpen
-      const wire = new NodeWire(socket, {
+      own.allowHalfOpen = allowHalfOpen
+      const wire = new NodeWire(own, {
         peerOf: () => decodePeer(ends),
         localOf: () => decodeLocal(ends)
       })
@@ -215,8 +216,6 @@ class Job implements Host {
       tls: subject.tls,
       startTls: subject.startTls === undefined ? undefined : startTls
     })
-    // Its client was gone before it came here.
-    if (transfer === "socket") queueMicrotask(() => port.lost({ _tag: "Reset" }))
     return port
   }
 
@@ -400,6 +399,10 @@ class Job implements Host {
     if (this.ended) jobs.delete(this.id)
   }
 }
+
+/** In the place of one that was gone before it came here. */
+const goneSocket = () =>
+  new Socket().on("error", () => {}).destroy(Object.assign(new Error("gone"), { code: "ECONNRESET" }))
 
 type RemoteReplies = Pick<Message<unknown, unknown>, "reply">
 
