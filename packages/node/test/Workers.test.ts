@@ -34,9 +34,9 @@ import {
   Stream,
   Tracer
 } from "effect"
-import { spawn } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
 import { subscribe, unsubscribe } from "node:diagnostics_channel"
-import { readFileSync, rmSync, writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import type * as Net from "node:net"
 import * as Path from "node:path"
 import { directory, until } from "./utils.ts"
@@ -160,6 +160,40 @@ it.live("a client whose socket is gone before it could be sent to its process ha
     process.kill(pid, "SIGCONT")
     yield* until("it has ended", Effect.sync(() => reasons().length === 1))
     assert.deepStrictEqual(reasons(), [{ _tag: "PeerReset" }])
+  }))
+
+const fdinfo = (pid: string, fd: string): string => {
+  try {
+    return readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8")
+  } catch {
+    return ""
+  }
+}
+
+it.live("a client whose process has no descriptor for it is closed, and its request has ended", () =>
+  Effect.gen(function*() {
+    const { connect, reasons, visit } = yield* serveAt(
+      yield* tcp,
+      { kind: "process", maxWorkers: 1, concurrencyPerWorker: 2 }
+    )
+    const first = yield* visit("worker")
+    const [pid] = (yield* first.readLine).split("/")
+    const limit = (descriptors: number) => execFileSync("prlimit", [`--pid=${pid}`, `--nofile=${descriptors}:`])
+    // What it starts with has all that it needs: the thread that waits for the end of its parent, at descriptor 4, too.
+    yield* until(
+      "it watches its parent",
+      Effect.sync(() => readdirSync(`/proc/${pid}/fdinfo`).some((fd) => /^tfd: +4 /m.test(fdinfo(pid!, fd))))
+    )
+    limit(3)
+    const second = yield* connect
+    yield* Effect.timeout(Effect.ignore(second.closed), "10 seconds")
+    yield* until("its request has ended", Effect.sync(() => reasons().length === 1))
+    assert.strictEqual(reasons()[0]?._tag, "WorkerCrashed")
+    limit(1_024)
+    const third = yield* visit("echo three")
+    assert.strictEqual(yield* third.readLine, "three")
+    yield* first.write("echo one\n")
+    assert.strictEqual(yield* first.readLine, "one")
   }))
 
 for (const kind of kinds) {

@@ -37,6 +37,8 @@ export interface WorkerHandle {
 
 interface Events {
   readonly onMessage: (message: FromWorker) => void
+  /** The message has not arrived, with its socket: the worker has no descriptors left. */
+  readonly onLost: (message: ToWorker) => void
   /** It is gone, and all that it had; `cause` says why. Once. */
   readonly onEnd: (cause: Error) => void
 }
@@ -99,7 +101,7 @@ const spawnThread = (options: HandleOptions, { onEnd, onMessage }: Events): Work
   }
 }
 
-const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): WorkerHandle => {
+const spawnProcess = (options: HandleOptions, { onEnd, onLost, onMessage }: Events): WorkerHandle => {
   const { env, execArgv = process.execArgv, resourceLimits } = options
   const child = ChildProcess.fork(main, [], {
     env: { ...env ?? process.env },
@@ -123,6 +125,11 @@ const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): Wor
   // Writing to one that is just ending. There is none where this process has no descriptors left.
   child.stdio?.[4]?.on("error", () => {})
   child.on("message", (message) => onMessage(message as FromWorker))
+  // Not documented: what Node itself hears, and has acted upon by now.
+  child.on("internalMessage", ({ cmd }: { readonly cmd?: unknown }) => {
+    if (cmd === "NODE_HANDLE_ACK") moving.takeClosed()
+    else if (cmd === "NODE_HANDLE_NACK") moving.takeClosed().forEach(onLost)
+  })
   child.on(
     "exit",
     (code, signal) =>
@@ -137,7 +144,7 @@ const spawnProcess = (options: HandleOptions, { onEnd, onMessage }: Events): Wor
       const handle = handleOf(socket)
       try {
         child.send(message, socket, {}, () => {})
-        moving.add(socket, handle)
+        moving.add(message, socket, handle)
         return true
       } catch {
         // The client is gone already.
@@ -159,16 +166,21 @@ const handleOf = (socket: Net.Socket): SystemHandle | null | undefined =>
 
 /**
  * Sockets on their way to a process. Node closes its own descriptor of one when the process has acknowledged it, and sends the
- * next one only then. Where the process ends before that it closes none: their clients would wait for ever.
+ * next one only then. So it does when the process has not got it for the fourth time. Where the process ends before that it
+ * closes none: their clients would wait for ever.
  */
 class Moving {
-  private sockets: Array<{ readonly socket: Net.Socket; readonly handle: SystemHandle }> = []
+  private sockets: Array<{ readonly message: ToWorker; readonly socket: Net.Socket; readonly handle: SystemHandle }> =
+    []
 
-  add(socket: Net.Socket, handle: SystemHandle | null | undefined): void {
-    // They are acknowledged in order.
+  add(message: ToWorker, socket: Net.Socket, handle: SystemHandle | null | undefined): void {
+    if (handle) this.sockets.push({ message, socket, handle })
+  }
+
+  /** What came with those that Node has closed. It takes one after the other. */
+  takeClosed(): ReadonlyArray<ToWorker> {
     const first = this.sockets.findIndex(({ handle }) => handle.fd >= 0)
-    if (first !== 0) this.sockets.splice(0, first === -1 ? this.sockets.length : first)
-    if (handle) this.sockets.push({ socket, handle })
+    return this.sockets.splice(0, first === -1 ? this.sockets.length : first).map(({ message }) => message)
   }
 
   close(): void {

@@ -49,7 +49,7 @@ export interface Job {
   readonly handlerEnded: (bytesRead: number, bytesWritten: number) => void
   /** Nothing is left of the connection whose socket the worker had. */
   readonly released: (bytesRead: number, bytesWritten: number) => void
-  /** The worker is gone. */
+  /** The worker is gone, or has not got it. */
   readonly crashed: (cause: Error) => void
 }
 
@@ -87,6 +87,9 @@ export class PooledWorker {
     this.reports = pool.options.kind === "thread" ? new Reports() : undefined
     this.handle = spawn(pool.options, {
       onMessage: (message) => this.receive(message),
+      onLost: (message) => {
+        if ("id" in message) this.jobs.get(message.id)?.crashed(new Error("the worker has no descriptors left"))
+      },
       onEnd: (cause) => this.onEnd(cause)
     })
     this.timer = setTimeout(
