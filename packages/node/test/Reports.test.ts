@@ -156,6 +156,26 @@ describe("a server whose threads report", () => {
       assert.deepStrictEqual((yield* server.stats).closed, { Completed: 6, WorkerCrashed: 1 })
     }))
 
+  it.live("knows of more ends than there is room for while it does not look", () =>
+    Effect.gen(function*() {
+      const server = yield* serve({ maxWorkers: 1, concurrencyPerWorker: 1_000 })
+      const clients = yield* Effect.replicateEffect(visit(server, "hold", "held"), 600, { concurrency: 50 })
+      const last = yield* visit(server, "echo there", "there")
+      yield* last.write("letAllGo\n")
+      // The server's own thread stands still: all 600 have ended when it goes on, most of them twice over.
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_000)
+      yield* leave(last)
+      yield* Effect.forEach(clients, leave, { concurrency: "unbounded" })
+      yield* Effect.timeout(server.awaitIdle, "15 seconds")
+      const { bytesRead, bytesWritten, closed, inFlight } = yield* server.stats
+      assert.deepStrictEqual({ bytesRead, bytesWritten, closed, inFlight }, {
+        bytesRead: 600 * "hold\n".length + "echo there\nletAllGo\n".length,
+        bytesWritten: 600 * "held\n".length + "there\n".length,
+        closed: { Completed: 601 },
+        inFlight: 0
+      })
+    }))
+
   it.live("knows of ends that a thread has reported which dies before it can say so", () =>
     Effect.gen(function*() {
       const server = yield* serve({ maxWorkers: 1, concurrencyPerWorker: 8 })

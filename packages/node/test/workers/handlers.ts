@@ -108,6 +108,9 @@ const act = (
       return Effect.uninterruptible(Effect.andThen(connection.write("staying\n"), Effect.never))
     case "hold":
       return Effect.andThen(connection.write("held\n"), Effect.andThen(held.await, Effect.fail(Cause.Done())))
+    case "letAllGo":
+      held.openUnsafe()
+      return Effect.void
     case "letGo":
       // The thread can say no more to its server.
       return Effect.andThen(
