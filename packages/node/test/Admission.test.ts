@@ -115,13 +115,14 @@ describe("requests in workers", () => {
 })
 
 /** A server in a process that may have 64 descriptors; it says what it knows when it is asked. */
-const withFewDescriptors = (control: string) =>
+const withFewDescriptors = (control: string, where = "here") =>
   Effect.acquireRelease(
     Effect.callback<{
       readonly port: number
       readonly ask: Effect.Effect<
         {
           readonly status: string
+          readonly accepted: number
           readonly open: number
           readonly refused: Record<string, number>
           readonly cpu: number
@@ -131,9 +132,13 @@ const withFewDescriptors = (control: string) =>
       readonly kill: () => void
     }>((resume) => {
       const script = new URL("./admission/fewDescriptors.ts", import.meta.url).pathname
-      const child = spawn("sh", ["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", process.execPath, script, control], {
-        stdio: ["pipe", "pipe", "inherit"]
-      })
+      const child = spawn(
+        "sh",
+        ["-c", "ulimit -n 64 && exec \"$0\" \"$@\"", process.execPath, script, control, where],
+        {
+          stdio: ["pipe", "pipe", "inherit"]
+        }
+      )
       const lines = createInterface(child.stdout)
       child.once("exit", () => resume(Effect.die(new Error("the server has ended"))))
       lines.once("line", (line) =>
@@ -159,6 +164,19 @@ const visit = (port: number) =>
   })
 
 describe.runIf(existsSync("/proc/self/limits"))("a process that runs out of descriptors", () => {
+  it.live("counts those that are still on their way to a worker's", () =>
+    Effect.gen(function*() {
+      const { ask, port } = yield* withFewDescriptors(`${yield* directory}/control.sock`, "process")
+      const visits = yield* Effect.forEach(Array.from({ length: 100 }), () => visit(port), { concurrency: "unbounded" })
+      const { accepted, refused } = yield* ask
+      // Node has dropped none.
+      assert.strictEqual(accepted, 100)
+      assert.isAbove(refused["descriptors"]!, 0)
+      yield* until(Effect.map(ask, ({ open, status }) => open === 0 && status === "ready"))
+      assert.isTrue((yield* visit(port)).isServed)
+      for (const { socket } of visits) socket.destroy()
+    }), 60_000)
+
   it.live(
     "refuses clients before it does, says so, and serves again when some have left",
     () =>

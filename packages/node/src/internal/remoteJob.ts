@@ -192,16 +192,20 @@ class RemoteJob implements Job {
           const readBefore = wasRead ? socket.bytesRead : 0
           const input = wasRead ? haltInput() : undefined
           if (portableTls !== undefined) worker.knowTls(portableTls)
+          let isElsewhere = false
           const isTaken = worker.postSocket(
             { ...message, subject: subjectAs("socket", ends, socket.allowHalfOpen, input) },
             socket,
-            wasRead
+            wasRead,
+            () => {
+              isElsewhere = true
+              descriptors.movedAway()
+            }
           )
           if (isTaken) {
-            const isElsewhere = pool.options.kind === "process"
-            if (isElsewhere) descriptors.movedAway()
-            const onRelease = isElsewhere ? descriptors.movedBack : () => {}
-            this.wire = new RemoteWire(this.id, ends, readBefore, (message) => worker.post(message), onRelease)
+            this.wire = new RemoteWire(this.id, ends, readBefore, (message) => worker.post(message), () => {
+              if (isElsewhere) descriptors.movedBack()
+            })
           }
           return isTaken
         })

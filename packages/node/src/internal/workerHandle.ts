@@ -29,8 +29,8 @@ export interface ResourceLimits {
 
 export interface WorkerHandle {
   readonly post: (message: ToWorker) => void
-  /** Gives the socket along with the message, if it can be given to such a worker. */
-  readonly postSocket: (message: ToWorker, socket: Net.Socket, wasRead: boolean) => boolean
+  /** Gives the socket along with the message, if it can be given to such a worker. A process has it for itself some time later. */
+  readonly postSocket: (message: ToWorker, socket: Net.Socket, wasRead: boolean, onMoved: () => void) => boolean
   /** At once, whatever it does. */
   readonly kill: () => void
 }
@@ -127,8 +127,8 @@ const spawnProcess = (options: HandleOptions, { onEnd, onLost, onMessage }: Even
   child.on("message", (message) => onMessage(message as FromWorker))
   // Not documented: what Node itself hears, and has acted upon by now.
   child.on("internalMessage", ({ cmd }: { readonly cmd?: unknown }) => {
-    if (cmd === "NODE_HANDLE_ACK") moving.takeClosed()
-    else if (cmd === "NODE_HANDLE_NACK") moving.takeClosed().forEach(onLost)
+    if (cmd === "NODE_HANDLE_ACK") { for (const { onMoved } of moving.takeClosed()) onMoved() }
+    else if (cmd === "NODE_HANDLE_NACK") { for (const { message } of moving.takeClosed()) onLost(message) }
   })
   child.on(
     "exit",
@@ -139,12 +139,12 @@ const spawnProcess = (options: HandleOptions, { onEnd, onLost, onMessage }: Even
     post: (message) => {
       if (child.connected) child.send(message, () => {})
     },
-    postSocket: (message, socket) => {
+    postSocket: (message, socket, _wasRead, onMoved) => {
       if (!child.connected) return false
       const handle = handleOf(socket)
       try {
         child.send(message, socket, {}, () => {})
-        moving.add(message, socket, handle)
+        if (handle) moving.sockets.push({ message, onMoved, socket, handle })
         return true
       } catch {
         // The client is gone already.
@@ -170,17 +170,17 @@ const handleOf = (socket: Net.Socket): SystemHandle | null | undefined =>
  * closes none: their clients would wait for ever.
  */
 class Moving {
-  private sockets: Array<{ readonly message: ToWorker; readonly socket: Net.Socket; readonly handle: SystemHandle }> =
-    []
+  sockets: Array<{
+    readonly message: ToWorker
+    readonly onMoved: () => void
+    readonly socket: Net.Socket
+    readonly handle: SystemHandle
+  }> = []
 
-  add(message: ToWorker, socket: Net.Socket, handle: SystemHandle | null | undefined): void {
-    if (handle) this.sockets.push({ message, socket, handle })
-  }
-
-  /** What came with those that Node has closed. It takes one after the other. */
-  takeClosed(): ReadonlyArray<ToWorker> {
+  /** Those that Node has closed. It takes one after the other. */
+  takeClosed(): Moving["sockets"] {
     const first = this.sockets.findIndex(({ handle }) => handle.fd >= 0)
-    return this.sockets.splice(0, first === -1 ? this.sockets.length : first).map(({ message }) => message)
+    return this.sockets.splice(0, first === -1 ? this.sockets.length : first)
   }
 
   close(): void {
