@@ -825,6 +825,39 @@ describe("a connection of messages", () => {
       }
     }))
 
+  it.effect("that is closed by its own message interrupts what that has left to do, at whichever stage it is", () =>
+    Effect.gen(function*() {
+      const gates = gate()
+      let interrupted = 0
+      let server!: Server.Server["Service"]
+      const closeAndStay = ({ sender }: Text) =>
+        Effect.onInterrupt(
+          Effect.andThen(Effect.suspend(() => server.connections.close(sender.id)), Effect.never),
+          () => Effect.sync(() => interrupted++)
+        )
+      const handlers: Record<string, (message: Text) => Effect.Effect<Stream.Stream<string>, string>> = {
+        handler: closeAndStay,
+        stream: (message) => Effect.succeed(Stream.fromEffect(closeAndStay(message))),
+        onError: () => Effect.fail("no")
+      }
+      server = yield* start(
+        (message: Text) =>
+          Effect.andThen(gates.pass(message.payload), Effect.suspend(() => handlers[message.payload]!(message))),
+        {
+          onError: (_, message) => closeAndStay(message)
+        }
+      )
+      for (const [i, stage] of Object.keys(handlers).entries()) {
+        const client = yield* connect(server)
+        yield* client.write(`${stage}\n`)
+        yield* settle
+        yield* gates.open(stage)
+        assert.deepStrictEqual(yield* closedAs(server), { Killed: i + 1 }, stage)
+        assert.strictEqual(interrupted, i + 1, stage)
+        assert.strictEqual((yield* server.stats).inFlight, 0)
+      }
+    }))
+
   it.effect("of `maxConnections` waits for another to end", () =>
     Effect.gen(function*() {
       const server = yield* start(({ payload }) => Effect.succeed(payload), { maxConnections: 1 })

@@ -412,6 +412,8 @@ class Conversation implements Sender<any> {
     if (exit !== undefined) return then(exit)
     this.watch(message, fiber)
     fiber.addObserver(then)
+    // It has asked for its own end, before it was known here.
+    if (message.onEnd !== undefined) fiber.interruptUnsafe()
   }
 
   /** What runs of a message is interrupted with it, and in time. */
