@@ -206,6 +206,31 @@ describe("replies", () => {
       assert.strictEqual((yield* client.readAll({ maxLength: 2_000_000 })).filter((byte) => byte === 10).length, 1_000)
     }))
 
+  it.effect("that are framed as nothing are not kept", () =>
+    Effect.gen(function*() {
+      let asked = 0
+      class Nothing extends Uint8Array {
+        // Whoever joins it with others asks.
+        override get length() {
+          asked++
+          return 0
+        }
+      }
+      const framing = Framing.custom<string, string>({
+        name: "often nothing",
+        decoder: Framing.lines().messages.decoder,
+        encode: (reply) => reply === "" ? new Nothing(0) : new TextEncoder().encode(reply)
+      })
+      const server = yield* startWith(framing)(({ payload }) => Effect.succeed(payload))
+      const client = yield* connect(server)
+      yield* client.write("\n".repeat(1_000))
+      yield* settle
+      asked = 0
+      yield* client.write("a\n")
+      assert.strictEqual(text(yield* client.pull), "a")
+      assert.strictEqual(asked, 0)
+    }))
+
   it.effect("that cannot be framed are the handler's failure", () =>
     Effect.gen(function*() {
       const errors: Array<string> = []

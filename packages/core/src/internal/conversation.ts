@@ -710,7 +710,7 @@ class Conversation implements Sender<any> {
   }
 
   private gather(frame: Frame): void {
-    if (this.stopped) return
+    if (this.stopped || frame.length === 0) return
     this.gathered += frame.length
     if (typeof frame === "string") {
       this.text += frame
