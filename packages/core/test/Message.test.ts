@@ -895,6 +895,29 @@ describe("a connection of messages", () => {
       assert.strictEqual(yield* two.readLine(), "b")
     }))
 
+  it.effect("whose message lets that of another one end, and so on, ends where a thousand do", () =>
+    Effect.gen(function*() {
+      const count = 1_000
+      const gates = Array.from({ length: count + 1 }, () => Latch.makeUnsafe(false))
+      const server = yield* start(({ payload }) => {
+        const [verb, n] = payload.split(" ")
+        const latch = gates[Number(n)]!
+        if (verb === "wait") return Effect.as(latch.await, payload)
+        latch.openUnsafe()
+        return Effect.succeed(payload)
+      }, { maxPipelined: 1 })
+      const clients = yield* Effect.forEach(
+        Array.from({ length: count }, (_, n) => n),
+        (n) => Effect.tap(connect(server), (client) => client.write(`wait ${n}\nopen ${n + 1}\n`))
+      )
+      yield* settle
+      yield* (yield* connect(server)).write("open 0\n")
+      for (const [n, client] of clients.entries()) {
+        assert.strictEqual(yield* client.readLine(), `wait ${n}`)
+        assert.strictEqual(yield* client.readLine(), `open ${n + 1}`)
+      }
+    }))
+
   it.effect("may send a hundred thousand empty lines, and others have their turn meanwhile", () =>
     Effect.gen(function*() {
       let handled = 0

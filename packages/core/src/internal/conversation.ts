@@ -54,6 +54,13 @@ const turnLimit = 1_024
 /** Replies that are gathered are handed over from here on. */
 const gatherLimit = 65_536
 
+/**
+ * A message that has ended lets its connection be read on, from within that end: and what is read may end one of another
+ * connection, and so on. So many of them are inside each other; the next one has a turn of its own.
+ */
+const nestingLimit = 16
+let nested = 0
+
 export class MessageEntry extends ConnectionEntry {
   readonly conversation: Conversation
 
@@ -292,7 +299,10 @@ class Conversation implements Sender<any> {
       this.onRoom = () => {
         if (!hasRoom()) return
         this.onRoom = undefined
+        if (nested === nestingLimit) return resume(Effect.yieldNow)
+        nested++
         resume(Effect.void)
+        nested--
       }
     })
   }
