@@ -679,6 +679,33 @@ describe("a sender", () => {
       }
     }))
 
+  it.effect("that is closed by a handler before it has answered has that reply, too, and nothing behind it is handled", () =>
+    Effect.gen(function*() {
+      for (const order of ["ordered", "unordered"] as const) {
+        const handled: Array<string> = []
+        const server = yield* start(({ payload, sender }) => {
+          handled.push(payload)
+          if (payload === "quit") Effect.runFork(sender.close)
+          return Effect.succeed(payload)
+        }, { order })
+        const one = yield* connect(server)
+        yield* one.write("a\nquit\nignored\n")
+        assert.strictEqual(yield* rest(one), "a\nquit\n")
+        const two = yield* connect(server)
+        // Its reader waits already.
+        yield* two.write("b\n")
+        assert.strictEqual(yield* two.readLine(), "b")
+        yield* two.write("quit\nignored\n")
+        assert.strictEqual(yield* rest(two), "quit\n")
+        const three = yield* connect(server)
+        yield* three.write("quit")
+        yield* three.end
+        assert.strictEqual(yield* rest(three), "quit\n")
+        assert.deepStrictEqual(handled, ["a", "quit", "b", "quit", "quit"])
+        assert.deepStrictEqual(yield* closedAs(server), { Completed: 3 })
+      }
+    }))
+
   it.effect("shows what it was annotated with", () =>
     Effect.gen(function*() {
       const server = yield* start(({ payload, sender }) => Effect.as(sender.annotate("user", payload), "ok"))

@@ -167,6 +167,7 @@ class Conversation implements Sender<any> {
   frameBegunAt: number | undefined
   /** Is what comes now of no interest any more? */
   private closing = false
+  private closeAsked = false
   private stopped = false
   /** Replies to leave together: text is added to text. */
   private text = ""
@@ -225,6 +226,7 @@ class Conversation implements Sender<any> {
         if (message !== undefined) {
           this.processing = true
           this.onMessage(message)
+          this.closeIfAsked()
           this.processing = false
           this.below = this.flush()
           return Effect.succeed(true)
@@ -251,8 +253,9 @@ class Conversation implements Sender<any> {
         if (this.midFrame) this.setMidFrame(false)
         left--
         const isAnswered = this.onMessage(message)
-        mustWait = left === 0 || this.gathered >= gatherLimit || (!isAnswered && (this.closing || this.mustWait))
+        mustWait = left === 0 || this.gathered >= gatherLimit || this.closing || (!isAnswered && this.mustWait)
       }
+      this.closeIfAsked()
     } finally {
       this.processing = false
       this.onProcessed?.()
@@ -767,9 +770,18 @@ class Conversation implements Sender<any> {
     return this.entry.gone
   }
 
-  /** At its place behind all that has been asked for. */
+  /** At its place behind all that has been asked for: a message that is being handled may have no place yet. */
   get close(): Effect.Effect<void> {
-    return Effect.sync(() => this.end(new MessageImpl(this, 0, undefined), CloseReason.Completed))
+    return Effect.sync(() => {
+      this.closing = this.closeAsked = true
+      if (!this.processing) this.closeIfAsked()
+    })
+  }
+
+  private closeIfAsked(): void {
+    if (!this.closeAsked) return
+    this.closeAsked = false
+    this.end(new MessageImpl(this, 0, undefined), CloseReason.Completed)
   }
 
   get annotate(): Connection["annotate"] {
