@@ -212,7 +212,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.waiting = undefined
     let found: Effect.Effect<any> | undefined
     try {
-      const result = read.step(this.input)
+      const result = reader.within(read.step, this.input)
       if (result !== undefined) found = Effect.succeed(result)
     } catch (defect) {
       found = Effect.die(defect)
