@@ -1,7 +1,7 @@
 /** What clients of messages can do to a server that they do not read from, ask too much of, or leave. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, Framing, Logging, MemoryTransport, Server, Transport } from "@socketserver/core"
-import { Context, Effect, Fiber, Layer, type Scope, Stream } from "effect"
+import { Dispatch, Framing, Logging, MemoryTransport, type Message, Server, Transport } from "@socketserver/core"
+import { Context, Effect, Exit, Fiber, Layer, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { forkSettled } from "./utils.ts"
 
@@ -162,3 +162,22 @@ describe("a reply that never ends", () => {
       assert.deepStrictEqual([inFlight, open, ended], [0, 0, 2])
     }))
 })
+  it.effect("is interrupted where its client does not read what others have sent to it, at the bound of the pipeline too", () =>
+    Effect.gen(function*() {
+      let ended = 0
+      const senders: Array<Message.Sender<string>> = []
+      const server = yield* start(({ sender }) => {
+        senders.push(sender)
+        return Effect.onInterrupt(Effect.never, () => Effect.sync(() => ended++))
+      }, { maxPipelined: 2 })
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("a\nb\n")
+      yield* settle
+      const sending = yield* forkSettled(Effect.exit(senders[0]!.send("x".repeat(200_000))))
+      yield* TestClock.adjust("38 seconds")
+      yield* settle
+      assert.deepStrictEqual(yield* closedBy(server), { WriteTimeout: 1 })
+      assert.deepStrictEqual([ended, (yield* server.stats).inFlight], [2, 0])
+      assert.isTrue(Exit.isFailure(yield* Fiber.join(sending)))
+    }))
+

@@ -106,6 +106,12 @@ export class MessageEntry extends ConnectionEntry {
     return left > 0 ? Math.min(next, left, patience.idle) : "readTimeout"
   }
 
+  /** Who waits for a peer that does not read need not be one of its handlers, nor its reader: those have to be told. */
+  override onGone(how: "end" | "reset"): void {
+    super.onGone(how)
+    if (this.subject.stalled) this.endWith(CloseReason.WriteTimeout)
+  }
+
   /** How a message's handler has ended that was cut off with its connection, or by it. */
   endOf(cause: Cause.Cause<unknown>): CloseReason.CloseReason {
     return this.reason ?? this.reasonOf(Exit.failCause(cause))
