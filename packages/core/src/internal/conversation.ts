@@ -261,7 +261,7 @@ class Conversation implements Sender<any> {
         const isAnswered = this.onMessage(message)
         mustWait = left === 0 || this.gathered >= gatherLimit || this.closing || (!isAnswered && this.mustWait)
       }
-      this.closeIfAsked()
+      if (this.closeAsked) this.closeIfAsked()
     } finally {
       this.processing = false
       this.onProcessed?.()
@@ -310,8 +310,11 @@ class Conversation implements Sender<any> {
         this.onRoom = undefined
         if (nested === nestingLimit) return resume(Effect.yieldNow)
         nested++
-        resume(Effect.void)
-        nested--
+        try {
+          resume(Effect.void)
+        } finally {
+          nested--
+        }
       }
     })
   }
