@@ -206,6 +206,31 @@ describe("replies", () => {
       assert.strictEqual((yield* client.readAll({ maxLength: 2_000_000 })).filter((byte) => byte === 10).length, 1_000)
     }))
 
+  it.effect("that are framed as nothing are not kept", () =>
+    Effect.gen(function*() {
+      let asked = 0
+      class Nothing extends Uint8Array {
+        // Whoever joins it with others asks.
+        override get length() {
+          asked++
+          return 0
+        }
+      }
+      const framing = Framing.custom<string, string>({
+        name: "often nothing",
+        decoder: Framing.lines().messages.decoder,
+        encode: (reply) => reply === "" ? new Nothing(0) : new TextEncoder().encode(reply)
+      })
+      const server = yield* startWith(framing)(({ payload }) => Effect.succeed(payload))
+      const client = yield* connect(server)
+      yield* client.write("\n".repeat(1_000))
+      yield* settle
+      asked = 0
+      yield* client.write("a\n")
+      assert.strictEqual(text(yield* client.pull), "a")
+      assert.strictEqual(asked, 0)
+    }))
+
   it.effect("that cannot be framed are the handler's failure", () =>
     Effect.gen(function*() {
       const errors: Array<string> = []
@@ -654,6 +679,33 @@ describe("a sender", () => {
       }
     }))
 
+  it.effect("that is closed by a handler before it has answered has that reply, too, and nothing behind it is handled", () =>
+    Effect.gen(function*() {
+      for (const order of ["ordered", "unordered"] as const) {
+        const handled: Array<string> = []
+        const server = yield* start(({ payload, sender }) => {
+          handled.push(payload)
+          if (payload === "quit") Effect.runFork(sender.close)
+          return Effect.succeed(payload)
+        }, { order })
+        const one = yield* connect(server)
+        yield* one.write("a\nquit\nignored\n")
+        assert.strictEqual(yield* rest(one), "a\nquit\n")
+        const two = yield* connect(server)
+        // Its reader waits already.
+        yield* two.write("b\n")
+        assert.strictEqual(yield* two.readLine(), "b")
+        yield* two.write("quit\nignored\n")
+        assert.strictEqual(yield* rest(two), "quit\n")
+        const three = yield* connect(server)
+        yield* three.write("quit")
+        yield* three.end
+        assert.strictEqual(yield* rest(three), "quit\n")
+        assert.deepStrictEqual(handled, ["a", "quit", "b", "quit", "quit"])
+        assert.deepStrictEqual(yield* closedAs(server), { Completed: 3 })
+      }
+    }))
+
   it.effect("shows what it was annotated with", () =>
     Effect.gen(function*() {
       const server = yield* start(({ payload, sender }) => Effect.as(sender.annotate("user", payload), "ok"))
@@ -825,6 +877,39 @@ describe("a connection of messages", () => {
       }
     }))
 
+  it.effect("that is closed by its own message interrupts what that has left to do, at whichever stage it is", () =>
+    Effect.gen(function*() {
+      const gates = gate()
+      let interrupted = 0
+      let server!: Server.Server["Service"]
+      const closeAndStay = ({ sender }: Text) =>
+        Effect.onInterrupt(
+          Effect.andThen(Effect.suspend(() => server.connections.close(sender.id)), Effect.never),
+          () => Effect.sync(() => interrupted++)
+        )
+      const handlers: Record<string, (message: Text) => Effect.Effect<Stream.Stream<string>, string>> = {
+        handler: closeAndStay,
+        stream: (message) => Effect.succeed(Stream.fromEffect(closeAndStay(message))),
+        onError: () => Effect.fail("no")
+      }
+      server = yield* start(
+        (message: Text) =>
+          Effect.andThen(gates.pass(message.payload), Effect.suspend(() => handlers[message.payload]!(message))),
+        {
+          onError: (_, message) => closeAndStay(message)
+        }
+      )
+      for (const [i, stage] of Object.keys(handlers).entries()) {
+        const client = yield* connect(server)
+        yield* client.write(`${stage}\n`)
+        yield* settle
+        yield* gates.open(stage)
+        assert.deepStrictEqual(yield* closedAs(server), { Killed: i + 1 }, stage)
+        assert.strictEqual(interrupted, i + 1, stage)
+        assert.strictEqual((yield* server.stats).inFlight, 0)
+      }
+    }))
+
   it.effect("of `maxConnections` waits for another to end", () =>
     Effect.gen(function*() {
       const server = yield* start(({ payload }) => Effect.succeed(payload), { maxConnections: 1 })
@@ -835,6 +920,29 @@ describe("a connection of messages", () => {
       assert.strictEqual((yield* server.stats).queued, 1)
       yield* one.close
       assert.strictEqual(yield* two.readLine(), "b")
+    }))
+
+  it.effect("whose message lets that of another one end, and so on, ends where a thousand do", () =>
+    Effect.gen(function*() {
+      const count = 1_000
+      const gates = Array.from({ length: count + 1 }, () => Latch.makeUnsafe(false))
+      const server = yield* start(({ payload }) => {
+        const [verb, n] = payload.split(" ")
+        const latch = gates[Number(n)]!
+        if (verb === "wait") return Effect.as(latch.await, payload)
+        latch.openUnsafe()
+        return Effect.succeed(payload)
+      }, { maxPipelined: 1 })
+      const clients = yield* Effect.forEach(
+        Array.from({ length: count }, (_, n) => n),
+        (n) => Effect.tap(connect(server), (client) => client.write(`wait ${n}\nopen ${n + 1}\n`))
+      )
+      yield* settle
+      yield* (yield* connect(server)).write("open 0\n")
+      for (const [n, client] of clients.entries()) {
+        assert.strictEqual(yield* client.readLine(), `wait ${n}`)
+        assert.strictEqual(yield* client.readLine(), `open ${n + 1}`)
+      }
     }))
 
   it.effect("may send a hundred thousand empty lines, and others have their turn meanwhile", () =>

@@ -1,15 +1,16 @@
 /** What clients of messages can do to a server that they do not read from, ask too much of, or leave. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, Framing, Logging, MemoryTransport, Server, Transport } from "@socketserver/core"
-import { Context, Effect, Fiber, Layer, type Scope, Stream } from "effect"
+import { Dispatch, Framing, Logging, MemoryTransport, type Message, Server, Transport } from "@socketserver/core"
+import { Context, Effect, Exit, Fiber, Layer, type Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import { forkSettled } from "./utils.ts"
+import { forkSettled, settle } from "./utils.ts"
 
 const start = <E, EStream = never>(
   handler: Server.MessageHandler<string, string, E, Scope.Scope, EStream>,
-  options?: Server.MessageOptions<string, string, any>
+  options?: Server.MessageOptions<string, string, any>,
+  transport?: Parameters<typeof MemoryTransport.stream>[0]
 ) =>
-  MemoryTransport.stream().pipe(
+  MemoryTransport.stream(transport).pipe(
     Transport.framed(Framing.lines()),
     Dispatch.fiberPerRequest(),
     Server.serveMessage(handler, { shutdown: { grace: 0 }, ...options }),
@@ -75,6 +76,49 @@ describe("a client that pipelines 100,000 requests and never reads", () => {
   }
 })
 
+describe("a client that never reads", () => {
+  const ways = {
+    "the beginning of another": "a\npart",
+    "more messages than may be under way": "a\nb\nnever\nnever\nc\n"
+  }
+  for (const [what, input] of Object.entries(ways)) {
+    it.effect(`is cut by \`writeTimeout\` where behind its request there is ${what}, too`, () =>
+      Effect.gen(function*() {
+        const server = yield* start(
+          ({ payload }) => payload === "never" ? Effect.never : Effect.succeed("x".repeat(5_000)),
+          { maxPipelined: 2 },
+          { highWaterMark: 8_192 }
+        )
+        const client = yield* MemoryTransport.connect(server.address)
+        // What it is answered first is below the mark.
+        yield* client.write("a\n")
+        yield* settle
+        yield* client.write(input)
+        yield* settle
+        yield* TestClock.adjust("29 seconds")
+        assert.deepStrictEqual(yield* closedBy(server), {})
+        yield* TestClock.adjust("9 seconds")
+        yield* settle
+        assert.deepStrictEqual(yield* closedBy(server), { WriteTimeout: 1 })
+      }))
+  }
+
+  it.effect("in time goes on: what it has taken is no debt", () =>
+    Effect.gen(function*() {
+      const server = yield* start(() => Effect.succeed("x".repeat(5_000)), {}, { highWaterMark: 8_192 })
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("a\na\npart")
+      yield* settle
+      yield* TestClock.adjust("29 seconds")
+      yield* client.readLine()
+      yield* client.readLine()
+      yield* TestClock.adjust("5 minutes")
+      assert.deepStrictEqual(yield* closedBy(server), {})
+      yield* client.write("\n")
+      yield* client.readLine()
+    }))
+})
+
 describe("unordered replies", () => {
   it.effect("of fast handlers do not wait for slow ones, at the bound of the pipeline neither", () =>
     Effect.gen(function*() {
@@ -127,6 +171,25 @@ describe("a reply that never ends", () => {
         }))
     }
   }
+
+  it.effect("is interrupted where its client does not read what others have sent to it, at the bound of the pipeline too", () =>
+    Effect.gen(function*() {
+      let ended = 0
+      const senders: Array<Message.Sender<string>> = []
+      const server = yield* start(({ sender }) => {
+        senders.push(sender)
+        return Effect.onInterrupt(Effect.never, () => Effect.sync(() => ended++))
+      }, { maxPipelined: 2 })
+      const client = yield* MemoryTransport.connect(server.address)
+      yield* client.write("a\nb\n")
+      yield* settle
+      const sending = yield* forkSettled(Effect.exit(senders[0]!.send("x".repeat(200_000))))
+      yield* TestClock.adjust("38 seconds")
+      yield* settle
+      assert.deepStrictEqual(yield* closedBy(server), { WriteTimeout: 1 })
+      assert.deepStrictEqual([ended, (yield* server.stats).inFlight], [2, 0])
+      assert.isTrue(Exit.isFailure(yield* Fiber.join(sending)))
+    }))
 
   it.effect("is interrupted with what else runs for a client that does not read, whatever that waits for", () =>
     Effect.gen(function*() {

@@ -1,6 +1,6 @@
 /** The server as a scoped resource, and what can be asked of it. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, Logging, MemoryTransport, Server, StreamTransport } from "@socketserver/core"
+import { Dispatch, Logging, MemoryTransport, Server, StreamTransport, Transport } from "@socketserver/core"
 import type { ServerEvent } from "@socketserver/core"
 import { Cause, Context, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Schedule, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
@@ -285,6 +285,41 @@ describe("what can be asked", () => {
       assert.isTrue(Cause.isDone(yield* Effect.flip(clients[2]!.pull)))
       assert.strictEqual(yield* server.connections.closeWhere(() => false), 0)
     }))
+
+  const closeItself = (onInterrupted: () => void) => ({ id }: { readonly id: number }) =>
+    Effect.onInterrupt(
+      Effect.andThen(Effect.flatMap(Server.Server, ({ connections }) => connections.close(id)), Effect.never),
+      () => Effect.sync(onInterrupted)
+    )
+  const atOnce = { shutdown: { grace: 0 } }
+  const sources = {
+    connection: (onInterrupted: () => void) =>
+      MemoryTransport.stream().pipe(Dispatch.fiberPerRequest(), Server.serveStream(closeItself(onInterrupted), atOnce)),
+    packet: (onInterrupted: () => void) =>
+      MemoryTransport.datagram().pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveDatagram(closeItself(onInterrupted), atOnce)
+      ),
+    value: (onInterrupted: () => void) =>
+      Transport.fromStream(Stream.concat(Stream.make(1), Stream.never)).pipe(
+        Dispatch.fiberPerRequest(),
+        Server.serveMessage(closeItself(onInterrupted), atOnce)
+      )
+  }
+  for (const [what, serve] of Object.entries(sources)) {
+    it.effect(`a ${what} can be closed by its own handler, which has not waited for anything yet`, () =>
+      Effect.gen(function*() {
+        let interrupted = 0
+        const context = yield* Layer.build(serve(() => interrupted++))
+        const server = Context.get(context, Server.Server)
+        if (what === "connection") yield* MemoryTransport.connect(server.address)
+        if (what === "packet") yield* (yield* MemoryTransport.bindDatagram()).send(server.address, "a")
+        yield* settle
+        assert.strictEqual(interrupted, 1)
+        const { closed, inFlight, open } = yield* server.stats
+        assert.deepStrictEqual({ closed, inFlight, open }, { closed: { Killed: 1 }, inFlight: 0, open: 0 })
+      }))
+  }
 
   it.effect("a connection that still waits can be closed too, and keeps no place", () =>
     Effect.gen(function*() {

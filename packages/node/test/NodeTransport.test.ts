@@ -1,9 +1,10 @@
 /** TCP and unix sockets: options, bad input, and what only real sockets do. */
 import { assert, describe, it } from "@effect/vitest"
-import { Dispatch, MemoryTransport, Server, type StreamTransport } from "@socketserver/core"
+import { Dispatch, Framing, MemoryTransport, Server, type StreamTransport, Transport } from "@socketserver/core"
 import { NodeTransport } from "@socketserver/node"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
 import { NetAddress } from "effect/net"
+import { AsyncLocalStorage } from "node:async_hooks"
 import {
   chmodSync,
   existsSync,
@@ -665,6 +666,42 @@ describe("strategies and transports are chosen independently", () => {
         }))
     }
   }
+})
+
+describe("messages", () => {
+  it.live("are handled in their server's asynchronous context, also where their bytes arrive", () =>
+    Effect.gen(function*() {
+      const storage = new AsyncLocalStorage<string>()
+      const started = Deferred.makeUnsafe<Server.Server["Service"]>()
+      const serving = NodeTransport.tcp(local).pipe(
+        Transport.framed(Framing.lines()),
+        Dispatch.fiberPerRequest(),
+        Server.serveMessage(({ payload }) => {
+          const atOnce = `${payload} ${storage.getStore()}`
+          return payload === "late"
+            ? Effect.map(Effect.yieldNow, () => `${atOnce}, ${storage.getStore()}`)
+            : Effect.succeed(atOnce)
+        }),
+        Layer.build,
+        Effect.andThen((context) => Deferred.succeed(started, Context.get(context, Server.Server))),
+        Effect.andThen(Effect.never),
+        Effect.scoped
+      )
+      yield* Effect.acquireRelease(
+        Effect.sync(() => storage.run("its own", () => Effect.runFork(serving))),
+        Fiber.interrupt
+      )
+      const client = yield* connect((yield* Deferred.await(started)).address)
+      const all = yield* Effect.forkChild(receiveAll(client), { startImmediately: true })
+      // One by one: their reader waits then.
+      for (const line of ["first", "late", "last"]) {
+        const answered = yield* Effect.forkChild(once(client, "data"), { startImmediately: true })
+        client.write(`${line}\n`)
+        yield* Fiber.join(answered)
+      }
+      client.end("behind\n")
+      assert.strictEqual(yield* Fiber.join(all), "first its own\nlate its own, its own\nlast its own\nbehind its own\n")
+    }))
 })
 
 describe("a server that is shut down right after its start", () => {

@@ -212,7 +212,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     this.waiting = undefined
     let found: Effect.Effect<any> | undefined
     try {
-      const result = read.step(this.input)
+      const result = reader.within(read.step, this.input)
       if (result !== undefined) found = Effect.succeed(result)
     } catch (defect) {
       found = Effect.die(defect)
@@ -469,8 +469,10 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
     const below = joined === undefined
       ? batch.reduce((_, chunk) => this.wire.write(chunk), true)
       : this.wire.write(joined)
-    // Whoever hands it over is often not who can wait: the next write does.
+    // Whoever hands it over is often not who can wait: the next write does. The peer's time begins here.
+    const isFirst = !below && !this.above && this.writers === undefined
     this.above = !below
+    if (isFirst) this.waitForPeer()
     if (this.endWhenIdle) this.recheckRead()
     return below
   }
@@ -688,7 +690,7 @@ export class ConnectionImpl implements Connection.Connection, Receiver {
 
   /** What the system takes of a large write is seen only by looking: so it is looked at more often than once. */
   private checkOutput(limit: number, now: number): number {
-    if (this.released || limit === Infinity || (this.writers === undefined && !this.isFlushing)) {
+    if (this.released || limit === Infinity || (this.writers === undefined && !this.above && !this.isFlushing)) {
       this.stalledSince = undefined
       return Infinity
     }

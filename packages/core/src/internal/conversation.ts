@@ -54,6 +54,13 @@ const turnLimit = 1_024
 /** Replies that are gathered are handed over from here on. */
 const gatherLimit = 65_536
 
+/**
+ * A message that has ended lets its connection be read on, from within that end: and what is read may end one of another
+ * connection, and so on. So many of them are inside each other; the next one has a turn of its own.
+ */
+const nestingLimit = 16
+let nested = 0
+
 export class MessageEntry extends ConnectionEntry {
   readonly conversation: Conversation
 
@@ -97,6 +104,12 @@ export class MessageEntry extends ConnectionEntry {
     if (typeof next !== "number" || subject.overrun !== undefined) return next
     const left = (conversation.frameBegunAt ?? now) + patience.read - now
     return left > 0 ? Math.min(next, left, patience.idle) : "readTimeout"
+  }
+
+  /** Who waits for a peer that does not read need not be one of its handlers, nor its reader: those have to be told. */
+  override onGone(how: "end" | "reset"): void {
+    super.onGone(how)
+    if (this.subject.stalled) this.endWith(CloseReason.WriteTimeout)
   }
 
   /** How a message's handler has ended that was cut off with its connection, or by it. */
@@ -160,6 +173,7 @@ class Conversation implements Sender<any> {
   frameBegunAt: number | undefined
   /** Is what comes now of no interest any more? */
   private closing = false
+  private closeAsked = false
   private stopped = false
   /** Replies to leave together: text is added to text. */
   private text = ""
@@ -218,6 +232,7 @@ class Conversation implements Sender<any> {
         if (message !== undefined) {
           this.processing = true
           this.onMessage(message)
+          this.closeIfAsked()
           this.processing = false
           this.below = this.flush()
           return Effect.succeed(true)
@@ -244,8 +259,9 @@ class Conversation implements Sender<any> {
         if (this.midFrame) this.setMidFrame(false)
         left--
         const isAnswered = this.onMessage(message)
-        mustWait = left === 0 || this.gathered >= gatherLimit || (!isAnswered && (this.closing || this.mustWait))
+        mustWait = left === 0 || this.gathered >= gatherLimit || this.closing || (!isAnswered && this.mustWait)
       }
+      if (this.closeAsked) this.closeIfAsked()
     } finally {
       this.processing = false
       this.onProcessed?.()
@@ -292,7 +308,13 @@ class Conversation implements Sender<any> {
       this.onRoom = () => {
         if (!hasRoom()) return
         this.onRoom = undefined
-        resume(Effect.void)
+        if (nested === nestingLimit) return resume(Effect.yieldNow)
+        nested++
+        try {
+          resume(Effect.void)
+        } finally {
+          nested--
+        }
       }
     })
   }
@@ -412,6 +434,8 @@ class Conversation implements Sender<any> {
     if (exit !== undefined) return then(exit)
     this.watch(message, fiber)
     fiber.addObserver(then)
+    // It has asked for its own end, before it was known here.
+    if (message.onEnd !== undefined) fiber.interruptUnsafe()
   }
 
   /** What runs of a message is interrupted with it, and in time. */
@@ -708,7 +732,7 @@ class Conversation implements Sender<any> {
   }
 
   private gather(frame: Frame): void {
-    if (this.stopped) return
+    if (this.stopped || frame.length === 0) return
     this.gathered += frame.length
     if (typeof frame === "string") {
       this.text += frame
@@ -755,9 +779,18 @@ class Conversation implements Sender<any> {
     return this.entry.gone
   }
 
-  /** At its place behind all that has been asked for. */
+  /** At its place behind all that has been asked for: a message that is being handled may have no place yet. */
   get close(): Effect.Effect<void> {
-    return Effect.sync(() => this.end(new MessageImpl(this, 0, undefined), CloseReason.Completed))
+    return Effect.sync(() => {
+      this.closing = this.closeAsked = true
+      if (!this.processing) this.closeIfAsked()
+    })
+  }
+
+  private closeIfAsked(): void {
+    if (!this.closeAsked) return
+    this.closeAsked = false
+    this.end(new MessageImpl(this, 0, undefined), CloseReason.Completed)
   }
 
   get annotate(): Connection["annotate"] {

@@ -56,6 +56,8 @@ export abstract class Entry implements Request, Registered, Ticket {
   private releases: Array<() => void> | undefined
   // Not set before it is needed, which it seldom is.
   declare private goneLatch: Latch.Latch | undefined
+  /** Is it to end that has ended itself in its fiber's first, synchronous run, when that was not known yet? */
+  declare private endsAtOnce: boolean | undefined
   private opened: number | undefined
   private handlingSince: number | undefined
   private timer: Timer | undefined
@@ -153,6 +155,7 @@ export abstract class Entry implements Request, Registered, Ticket {
     this.opened ??= this.server.now()
     if (this.isTimed) this.lookBy(this.opened)
     fiber.addObserver((exit) => this.onFiberEnd(exit))
+    if (this.endsAtOnce) fiber.interruptUnsafe()
   }
 
   // ---- the way to the handler
@@ -460,7 +463,8 @@ export abstract class Entry implements Request, Registered, Ticket {
     if (!this.begun) return this.endEarly(reason)
     if (this.reason !== undefined) return false
     this.decide(reason)
-    this.fiber?.interruptUnsafe()
+    if (this.fiber === undefined) this.endsAtOnce = true
+    else this.fiber.interruptUnsafe()
     return true
   }
 

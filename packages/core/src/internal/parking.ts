@@ -17,6 +17,10 @@ interface Insides {
   /** Set while the fiber is suspended; called when it goes on. */
   _yielded: () => void
   readonly evaluate: (effect: Effect.Effect<any, any>) => void
+  /** Where it was suspended, for what others store by where code runs (`AsyncLocalStorage` of Node's). */
+  readonly _asyncContext?:
+    | { readonly runInAsyncScope: <A, B>(run: (input: A) => B, self: undefined, input: A) => B }
+    | undefined
   /** Goes on with what is on the stack; what it returns is for the run loop. */
   readonly succeedWith: <A>(value: A) => Effect.Effect<A>
 }
@@ -105,6 +109,12 @@ export class Parking<A, E> {
   /** Does a fiber wait here for certain? Nobody knows that of one that waits in `Effect.callback`. */
   get parked(): boolean {
     return this.fiber !== undefined
+  }
+
+  /** Does something for the fiber that is parked, without waking it: where it would be done if that were woken. */
+  within<I, B>(run: (input: I) => B, input: I): B {
+    const context = this.fiber!._asyncContext
+    return context === undefined ? run(input) : context.runInAsyncScope(run, undefined, input)
   }
 
   /** Does a fiber wait here? To be sure, `Effect.callback`'s is woken, and parks again. */
