@@ -261,7 +261,7 @@ class Conversation implements Sender<any> {
         const isAnswered = this.onMessage(message)
         mustWait = left === 0 || this.gathered >= gatherLimit || this.closing || (!isAnswered && this.mustWait)
       }
-      if (this.closeAsked) this.closeIfAsked()
+      this.closeIfAsked()
     } finally {
       this.processing = false
       this.onProcessed?.()
